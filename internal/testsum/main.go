@@ -12,6 +12,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -70,7 +71,7 @@ func run(r io.Reader, w io.Writer, floor float64, except string) int {
 		return 2
 	}
 	bad := s.failed > 0
-	for _, p := range slices.Sorted(keys(s.coverage)) {
+	for _, p := range slices.Sorted(maps.Keys(s.coverage)) {
 		c, err := strconv.ParseFloat(s.coverage[p], 64)
 		if err != nil || floor == 0 || spared != nil && spared.MatchString(p) || c >= floor {
 			continue
@@ -78,7 +79,7 @@ func run(r io.Reader, w io.Writer, floor float64, except string) int {
 		fmt.Fprintf(w, "coverage of %s is %s%%, want %g%% or more\n", p, s.coverage[p], floor)
 		bad = true
 	}
-	for _, why := range slices.Sorted(keys(s.skips)) {
+	for _, why := range slices.Sorted(maps.Keys(s.skips)) {
 		fmt.Fprintf(w, "skipped %d: %s\n", s.skips[why], why)
 	}
 	if s.passed+s.failed == 0 {
@@ -136,15 +137,5 @@ func (s *summary) end(w io.Writer, e event, key string) {
 			}
 		}
 		s.skips[why]++
-	}
-}
-
-func keys[V any](m map[string]V) func(func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
 	}
 }
