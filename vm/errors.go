@@ -21,6 +21,11 @@ var (
 	ErrDirty = errors.New("machine is not clean")
 	// ErrRefused: the guest's hello was wrong, unknown or a second one.
 	ErrRefused = errors.New("hello refused")
+	// ErrChannelEnded: the guest's channel has ended: the machine ended, or
+	// its agent or the connection to it did.
+	ErrChannelEnded = errors.New("the guest's channel has ended")
+	// ErrFault: the guest refused what was asked of it.
+	ErrFault = errors.New("refused by the guest")
 )
 
 // OpError is the error of every operation of a driver and of this package.

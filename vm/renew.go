@@ -2,6 +2,9 @@ package vm
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"slices"
 	"time"
 )
 
@@ -57,4 +60,204 @@ type Renewed struct {
 type Skipped struct {
 	Rung Rung
 	Err  error
+}
+
+// renewCleanup bounds the removal of a machine that was made in vain.
+const renewCleanup = time.Minute
+
+// Renew brings a machine to its known state by the first rung that works, or
+// makes one when m is nil, and proves it clean. The machine that it returns runs
+// and is ready. A rung that makes a new machine destroys m first, for the two
+// would share one slot; what a rung that fails has made is destroyed before the
+// next is tried.
+//
+// ErrBusy, ErrHostLost, ErrClosed and the context's end stop the ladder at once,
+// since a more expensive rung would meet them too. With an error,
+// Renewed.Machine is what is left of the machines, to be destroyed by the caller
+// later: m when it was not destroyed, or a new one that could not be destroyed;
+// nil when nothing is left. Skipped and Cost are set then too.
+func Renew(ctx context.Context, m Machine, p Policy) (Renewed, error) {
+	l := &ladder{p: p, m: m}
+	began := time.Now()
+	err := l.climb(ctx)
+	r := Renewed{Machine: l.m, Rung: l.rung, Cost: time.Since(began), Skipped: l.skipped}
+	return r, err
+}
+
+// ladder is the state of one Renew.
+type ladder struct {
+	p       Policy
+	m       Machine // the one that is there, if any
+	rung    Rung
+	gone    bool // the machine that Renew was called with was destroyed
+	skipped []Skipped
+}
+
+func (l *ladder) fail(err error) error {
+	e := &OpError{Op: OpRenew, ID: ID(l.p.Spec.Name), Err: err}
+	if l.p.Driver != nil {
+		e.Driver = l.p.Driver.HostID()
+	}
+	if l.m != nil {
+		e.ID = l.m.ID()
+	}
+	return e
+}
+
+func (l *ladder) climb(ctx context.Context) error {
+	if l.p.Driver == nil {
+		return l.fail(errors.New("Policy.Driver is nil, want the driver of the machine"))
+	}
+	rungs := l.p.Rungs
+	if len(rungs) == 0 {
+		rungs = []Rung{RungFork, RungRestore, RungRevert, RungCold}
+	}
+	for i, r := range rungs {
+		if r == RungNone || int(r) >= len(rungNames) || slices.Contains(rungs[:i], r) {
+			return l.fail(fmt.Errorf("Policy.Rungs[%d] is %v, want each of cold, revert, restore and fork at most once", i, r))
+		}
+	}
+	clean := l.p.Clean
+	if clean == nil {
+		clean = ProveClean
+	}
+	for _, r := range rungs {
+		err := l.try(ctx, r, clean)
+		if err == nil {
+			l.rung = r
+			return nil
+		}
+		l.skipped = append(l.skipped, Skipped{r, err})
+		if ctx.Err() != nil || final(err) {
+			break
+		}
+	}
+	errs := make([]error, len(l.skipped))
+	for i, s := range l.skipped {
+		errs[i] = fmt.Errorf("%v: %w", s.Rung, s.Err)
+	}
+	return l.fail(errors.Join(errs...))
+}
+
+// errStuck: a machine could not be destroyed, so no other may take its place.
+var errStuck = errors.New("it could not be destroyed")
+
+// final reports whether no other rung can do better.
+func final(err error) bool {
+	return errors.Is(err, ErrBusy) || errors.Is(err, ErrHostLost) || errors.Is(err, ErrClosed) || errors.Is(err, errStuck)
+}
+
+// try takes one rung. When it answers nil, l.m is the renewed machine.
+func (l *ladder) try(ctx context.Context, r Rung, clean func(context.Context, Machine) error) error {
+	switch r {
+	case RungRevert:
+		return l.revert(ctx, clean)
+	case RungRestore, RungFork:
+		f, err := l.forker(ctx, r)
+		if err != nil {
+			return err
+		}
+		return l.anew(ctx, clean, func(ctx context.Context) (Machine, error) { return f.Fork(ctx, l.p.Parent, l.p.Spec) })
+	default:
+		return l.anew(ctx, clean, func(ctx context.Context) (Machine, error) {
+			m, err := l.p.Driver.Create(ctx, l.p.Spec)
+			if err != nil {
+				return nil, err
+			}
+			return m, m.Start(ctx)
+		})
+	}
+}
+
+// forker looks whether a parent can be used, before anything is destroyed for it.
+func (l *ladder) forker(ctx context.Context, r Rung) (Forker, error) {
+	if l.p.Parent == "" {
+		return nil, errors.New("no parent is named")
+	}
+	f, ok := As[Forker](l.p.Driver)
+	if !ok {
+		return nil, fmt.Errorf("the driver makes no machines from parents: %w", errors.ErrUnsupported)
+	}
+	if f.Rung() != r {
+		return nil, fmt.Errorf("the driver's way is %v: %w", f.Rung(), errors.ErrUnsupported)
+	}
+	parents, err := f.Parents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Contains(parents, l.p.Parent) {
+		return nil, fmt.Errorf("parent %s: %w", l.p.Parent, ErrNotFound)
+	}
+	return f, nil
+}
+
+// revert goes back in place.
+func (l *ladder) revert(ctx context.Context, clean func(context.Context, Machine) error) error {
+	switch {
+	case l.p.Snapshot == "":
+		return errors.New("no snapshot is named")
+	case l.gone:
+		return errors.New("the machine was destroyed for the rung before")
+	case l.m == nil:
+		return errors.New("there is no machine yet")
+	}
+	s, ok := As[Snapshotter](l.m)
+	if !ok {
+		return fmt.Errorf("the machine keeps no snapshots: %w", errors.ErrUnsupported)
+	}
+	if err := l.eject(ctx); err != nil {
+		return err
+	}
+	if err := s.Revert(ctx, l.p.Snapshot); err != nil {
+		return err
+	}
+	// Hypervisors may leave a reverted machine off or paused, whatever it was.
+	r := &run{m: l.m}
+	if err := r.wake(ctx); err != nil {
+		return err
+	}
+	return clean(ctx, l.m)
+}
+
+// eject empties the input places of the machine.
+func (l *ladder) eject(ctx context.Context) error {
+	a, ok := As[Attacher](l.m)
+	if !ok {
+		return nil
+	}
+	for place := range l.p.Spec.Inputs {
+		if err := a.Eject(ctx, place); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// anew destroys what is there and makes another machine by make, which may
+// answer a machine beside an error.
+func (l *ladder) anew(ctx context.Context, clean func(context.Context, Machine) error, make func(context.Context) (Machine, error)) error {
+	if l.m != nil {
+		if err := l.m.Destroy(ctx); err != nil {
+			return fmt.Errorf("%s: %w: %w", l.m.ID(), errStuck, err)
+		}
+		l.m, l.gone = nil, true
+	}
+	m, err := make(ctx)
+	if err == nil {
+		err = clean(ctx, m)
+	}
+	if err == nil {
+		l.m = m
+		return nil
+	}
+	if m == nil {
+		return err
+	}
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewCleanup)
+	defer cancel()
+	if derr := m.Destroy(cctx); derr != nil {
+		l.m, l.gone = m, true
+		return errors.Join(err, fmt.Errorf("%s: %w: %w", m.ID(), errStuck, derr))
+	}
+	return err
 }

@@ -11,7 +11,14 @@
 // looked whether it is clean. From then on Ping is answered by Pong, and every
 // other stream is one job (Go ... Done), one command (Exec ... Exit) or one copy
 // (Put, Get). The side that opens a stream chooses its number; only hosts open
-// streams. A stream ends with the guest's Done, Exit, Copied or Fault.
+// streams. A stream ends with the guest's Done, Exit, Copied or Fault; a number is
+// free again then.
+//
+// Hellos may cross the first Welcome, so the host welcomes a hello of the same
+// boot again until the guest is Ready, and the guest ignores a Welcome that comes
+// after the first. Any other hello is refused, also one of a right guest that
+// comes after Ready: its agent must have started anew. A guest that comes out of a
+// saved state says Hello anew when its line is opened again.
 //
 // # Flow
 //

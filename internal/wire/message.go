@@ -122,17 +122,22 @@ type Window struct {
 	Bytes int64 `json:"bytes"`
 }
 
-// Copy asks for a copy of the file or folder at Path, as a tar stream.
+// Copy asks for a copy as a tar stream in Data frames, ended by an empty one.
+// Put: Path is a folder, made when it is missing, and the entries are laid out
+// below it. Get: of a folder, the entries relative to it; of a file, one entry
+// with its base name.
 type Copy struct {
 	Path string `json:"path"`
-	// MaxBytes bounds what Get may send and Put may take; zero: no bound.
+	// MaxBytes bounds what Get may send and Put may take, in bytes of the tar
+	// stream; zero: no bound.
 	MaxBytes int64 `json:"max_bytes,omitempty"`
 }
 
-// Copied ends a copy's stream.
+// Copied ends a copy's stream. Of a Get it comes behind the empty Data frame;
+// with an Error it may come at any time.
 type Copied struct {
 	Files int    `json:"files"`
-	Bytes int64  `json:"bytes"`
+	Bytes int64  `json:"bytes"` // of the files' content
 	Error string `json:"error,omitempty"`
 }
 

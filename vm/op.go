@@ -1,0 +1,53 @@
+package vm
+
+// The names of operations, as in OpError.Op and Interceptor.
+const (
+	OpCreate     = "create"
+	OpOpen       = "open"
+	OpList       = "list"
+	OpClose      = "close"
+	OpFork       = "fork"
+	OpParents    = "parents"
+	OpDropParent = "drop parent"
+
+	OpInfo           = "info"
+	OpStart          = "start"
+	OpStop           = "stop"
+	OpKill           = "kill"
+	OpDestroy        = "destroy"
+	OpWait           = "wait"
+	OpSnapshot       = "snapshot"
+	OpRevert         = "revert"
+	OpSnapshots      = "snapshots"
+	OpDeleteSnapshot = "delete snapshot"
+	OpSave           = "save"
+	OpJobDisk        = "job disk"
+	OpInsert         = "insert"
+	OpEject          = "eject"
+	OpSetOwner       = "set owner"
+	OpAddresses      = "addresses"
+	OpConsole        = "console"
+	OpChannel        = "channel"
+	OpSuspend        = "suspend"
+	OpResume         = "resume"
+	OpScreenshot     = "screenshot"
+
+	OpReadDisk  = "read job disk"
+	OpWriteDisk = "write job disk"
+	OpSyncDisk  = "sync job disk"
+
+	OpReady        = "ready"
+	OpPing         = "ping"
+	OpPowerOff     = "power off"
+	OpCloseChannel = "close channel"
+	OpOpenStream   = "open stream"
+	OpSend         = "send"
+	OpRecv         = "receive"
+	OpCloseStream  = "close stream"
+
+	OpRun   = "run"
+	OpRenew = "renew"
+	OpProve = "prove clean"
+	OpExec  = "exec"
+	OpCopy  = "copy"
+)
