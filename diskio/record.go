@@ -27,8 +27,11 @@ const (
 	MaxRecord = 1 << 20
 	// maxControl is that of records with a person's text in them.
 	maxControl = 2048
-	noteRoom   = 32 << 10 // of a file's name, which JSON may make longer
-	noIndex    = 0xFFFFFFFF
+	// noteRoom is that of records with a file's name, which JSON may make longer.
+	noteRoom = 32 << 10
+	// fileEndRoom is asked for in front of a file for the record at its end.
+	fileEndRoom = recordHeader + maxControl
+	noIndex     = 0xFFFFFFFF
 
 	outputHeader = 16 // stream, 7 zero bytes, offset in the stream
 	completeSize = 48 // count, bytes, check of the record before
@@ -92,7 +95,9 @@ type fileBody struct {
 
 type fileEndBody struct {
 	Size   int64  `json:"size"`
-	Digest string `json:"digest"`
+	Digest string `json:"digest,omitempty"`
+	// Error says why the file could not be recorded to its end: it is refused.
+	Error string `json:"error,omitempty"`
 }
 
 // Refusal is a file that is not among the artifacts, and why.
@@ -147,7 +152,7 @@ func appendRecord(b []byte, prev [sha256.Size]byte, t recordType, number, part, 
 // reserve is the room in bytes for every record that says how the job went, so
 // that exit codes and completion fit however large output and files are.
 func (d *jobDocument) reserve() int64 {
-	n := roomFor(recordBegin) + roomFor(recordFault) + roomFor(recordOverflow) + roomFor(recordComplete)
+	n := roomFor(recordBegin) + roomFor(recordFault) + roomFor(recordOverflow) + roomFor(recordComplete) + fileEndRoom
 	for _, p := range d.Parts {
 		n += roomFor(recordPartBegin) + roomFor(recordPartEnd)
 		n += int64(len(p.Steps)) * (roomFor(recordStepBegin) + roomFor(recordStepEnd))

@@ -47,7 +47,7 @@ func NewRecorder(w io.WriterAt, j *JobReader, sync func() error, agent, boot str
 	}
 	s := j.super
 	r := &Recorder{w: w, sync: sync, doc: j.doc, pos: s.recordsOff, start: s.recordsOff,
-		end: s.recordEnd, reserve: j.doc.reserve(), check: j.seed}
+		end: s.recordEnd, reserve: j.doc.reserve() - fileEndRoom, check: j.seed}
 	if r.pos+r.reserve > r.end {
 		return nil, &OpError{Op: "record", Err: fmt.Errorf("%w: the disk has no room for results", ErrLimit)}
 	}
@@ -131,8 +131,8 @@ func (r *Recorder) needed() int64 {
 	if r.missed == 0 {
 		return 0
 	}
-	// The reserve and the slack that File asks for must be there as well.
-	return jobAlign(r.start+r.doc.reserve()+r.kept+r.missed+noteRoom+2*recordHeader, sizeAlign)
+	// The reserve, as large as it was at the begin, must be there as well.
+	return jobAlign(r.start+r.doc.reserve()+r.kept+r.missed, sizeAlign)
 }
 
 // Finish records the completion over all records before it and syncs. It is an

@@ -21,13 +21,8 @@ func (r *Recorder) File(part int, path string, mode fs.FileMode, size int64, fro
 	if err != nil {
 		return err
 	}
-	tail, err := json.Marshal(fileEndBody{Size: size, Digest: noDigest})
-	if err != nil {
-		return err
-	}
 	chunks := (size + chunkSize - 1) / chunkSize
-	// A refusal may have to follow a file that cannot be read to its end.
-	need := 3*recordHeader + int64(len(head)+len(tail)) + noteRoom + size + chunks*recordHeader
+	need := recordHeader + int64(len(head)) + chunks*recordHeader + size + fileEndRoom
 	if !r.room(need) {
 		return nil
 	}
@@ -50,13 +45,18 @@ func (r *Recorder) File(part int, path string, mode fs.FileMode, size int64, fro
 			break
 		}
 		if err != nil {
-			return r.Refuse(part, path, fmt.Sprintf("reading it failed after %d bytes: %v", n, err))
+			return r.fileEnd(part, fileEndBody{Size: n, Error: clip(fmt.Sprintf("reading it failed after %d bytes: %v", n, err), 256)})
 		}
 	}
-	if tail, err = json.Marshal(fileEndBody{Size: n, Digest: digestText(sum.Sum(nil))}); err != nil {
+	return r.fileEnd(part, fileEndBody{Size: n, Digest: digestText(sum.Sum(nil))})
+}
+
+func (r *Recorder) fileEnd(part int, b fileEndBody) error {
+	body, err := json.Marshal(b)
+	if err != nil {
 		return err
 	}
-	return r.data(recordFileEnd, uint32(part), noIndex, tail)
+	return r.data(recordFileEnd, uint32(part), noIndex, body)
 }
 
 // room tells whether n bytes of data fit, and counts them as missed when not.

@@ -46,7 +46,7 @@ func (r *resultsReader) take(rec record, before [32]byte) error {
 	if needsPart && (!s.inPart || rec.part != uint32(s.part)) {
 		return fail("type %d of part %d out of order", rec.kind, rec.part)
 	}
-	if s.file != nil && rec.kind != recordChunk && rec.kind != recordFileEnd && rec.kind != recordNote && rec.kind != recordFault {
+	if s.file != nil && rec.kind != recordChunk && rec.kind != recordFileEnd && rec.kind != recordFault {
 		return fail("type %d inside a file", rec.kind)
 	}
 	var part *PartResult
@@ -234,11 +234,15 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 	case recordFileEnd:
 		var b fileEndBody
 		err := json.Unmarshal(rec.body, &b)
-		if s.file == nil || err != nil || b.Size != s.file.Size || b.Digest != s.fileSum.text() {
+		if s.file == nil || err != nil || b.Size != s.file.Size || b.Error == "" && b.Digest != s.fileSum.text() {
 			return fail("end of a file that is not the one recorded: %v", err)
 		}
-		s.file.Digest = b.Digest
-		part.Artifacts = append(part.Artifacts, *s.file)
+		if b.Error != "" {
+			part.Refused = append(part.Refused, Refusal{Path: s.file.Path, Reason: b.Error})
+		} else {
+			s.file.Digest = b.Digest
+			part.Artifacts = append(part.Artifacts, *s.file)
+		}
 		s.file = nil
 	case recordNote:
 		var b Refusal
@@ -251,7 +255,6 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 			return err
 		}
 		part.Refused = append(part.Refused, b)
-		s.file = nil
 	}
 	return nil
 }
