@@ -1,0 +1,101 @@
+package local
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+)
+
+// consoleLog appends to a file that never gets longer than a bound: when it
+// would, the older half is dropped. For one writing process.
+type consoleLog struct {
+	path string
+	most int64
+
+	mu   sync.Mutex
+	f    *os.File
+	size int64
+}
+
+func openConsole(path string, most int64) (*consoleLog, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("console: %w", err)
+	}
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("console: %w", err), f.Close())
+	}
+	return &consoleLog{path: path, most: most, f: f, size: size}, nil
+}
+
+// drain takes all that r gives until it ends. It goes on when the file cannot
+// be written: a guest must never be held up by its console.
+func (c *consoleLog) drain(r io.ReadCloser) {
+	defer r.Close()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(b)
+		if n > 0 {
+			_ = c.write(b[:n]) // lost: there is no other place to say it
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+func (c *consoleLog) write(b []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.size+int64(len(b)) > c.most {
+		if err := c.halve(); err != nil {
+			return err
+		}
+	}
+	if int64(len(b)) > c.most/2 {
+		b = b[int64(len(b))-c.most/2:]
+	}
+	n, err := c.f.WriteAt(b, c.size)
+	c.size += int64(n)
+	return err
+}
+
+// halve keeps the newest half of the bound. A reader at this moment may see
+// lines twice or torn: the console is for people.
+func (c *consoleLog) halve() error {
+	keep := make([]byte, min(c.most/2, c.size))
+	if _, err := c.f.ReadAt(keep, c.size-int64(len(keep))); err != nil && err != io.EOF {
+		return err
+	}
+	if _, err := c.f.WriteAt(keep, 0); err != nil {
+		return err
+	}
+	c.size = int64(len(keep))
+	return c.f.Truncate(c.size)
+}
+
+// consoleTail gives at most the last n bytes; nothing when there is no console.
+func consoleTail(path string, n int) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) || n <= 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, min(int64(n), size))
+	m, err := f.ReadAt(b, size-int64(len(b)))
+	if err == io.EOF {
+		err = nil
+	}
+	return b[:m], err
+}
