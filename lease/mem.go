@@ -1,0 +1,231 @@
+package lease
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// MemStore is a Store in memory: for one process, and for tests. It is a
+// Watcher, a Batcher and a Claimer, never blocks, and is safe for concurrent
+// use. The zero value is ready; it must not be copied.
+type MemStore struct {
+	mu      sync.Mutex
+	id      string
+	token   uint64
+	records map[string]*memRecord
+	terms   map[string]*memTerms // by session
+	watches memWatches
+}
+
+// memRecord is a Record without what the leases of one session have in common:
+// 64 bytes, so that a hundred thousand of them are cheap.
+type memRecord struct {
+	token, renewals        uint64
+	terms                  *memTerms
+	note                   string
+	sinceSec, renewedSec   int64
+	sinceNano, renewedNano int32
+}
+
+type memTerms struct {
+	session, owner, lock, boot string
+	ttl, margin                time.Duration
+	refs                       int
+}
+
+// NewMemStore gives an empty store.
+func NewMemStore() *MemStore { return &MemStore{} }
+
+// ID is random per store.
+func (s *MemStore) ID(ctx context.Context) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.id == "" {
+		s.id = "memory/" + uuid.NewString()
+	}
+	return s.id, nil
+}
+
+// Load implements Store.
+func (s *MemStore) Load(ctx context.Context, key string) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.records[key].record(key), nil
+}
+
+// Swap implements Store.
+func (s *MemStore) Swap(ctx context.Context, prev, next Record, newToken bool) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.swap(&prev, &next, newToken)
+}
+
+// SwapAll implements Batcher.
+func (s *MemStore) SwapAll(ctx context.Context, swaps []Swapping) ([]Swapped, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]Swapped, len(swaps))
+	for i := range swaps {
+		out[i].Record, out[i].Err = s.swap(&swaps[i].Prev, &swaps[i].Next, swaps[i].NewToken)
+	}
+	return out, nil
+}
+
+// Claim implements Claimer.
+func (s *MemStore) Claim(ctx context.Context, keys []string, next Record) (Record, error) {
+	if err := ctx.Err(); err != nil {
+		return Record{}, ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, key := range keys {
+		if s.records[key] == nil {
+			next.Key = key
+			return s.swap(&Record{}, &next, true)
+		}
+	}
+	return Record{}, fmt.Errorf("%w: all %d keys are held", ErrConflict, len(keys))
+}
+
+// swap is called with mu held.
+func (s *MemStore) swap(prev, next *Record, newToken bool) (Record, error) {
+	r := s.records[next.Key]
+	if r == nil {
+		if prev.Token != 0 {
+			return Record{}, ErrConflict
+		}
+		if !newToken {
+			return Record{}, fmt.Errorf("lease: swap of nothing for %q without a new token", next.Key)
+		}
+		if s.records == nil {
+			s.records = make(map[string]*memRecord)
+		}
+		r = new(memRecord)
+		s.records[next.Key] = r
+	} else if r.token != prev.Token || r.renewals != prev.Renewals {
+		return r.record(next.Key), ErrConflict
+	}
+	out := *next
+	if newToken {
+		s.token++
+		out.Token, out.Renewals = s.token, 0
+	} else {
+		out.Token, out.Renewals = r.token, r.renewals+1
+	}
+	r.token, r.renewals = out.Token, out.Renewals
+	r.note = out.Note
+	r.sinceSec, r.sinceNano = out.Since.Unix(), int32(out.Since.Nanosecond())
+	r.renewedSec, r.renewedNano = out.Renewed.Unix(), int32(out.Renewed.Nanosecond())
+	s.setTerms(r, next)
+	if s.watches.n > 0 {
+		s.watches.tell(next.Key)
+	}
+	return out, nil
+}
+
+// Delete implements Store.
+func (s *MemStore) Delete(ctx context.Context, prev Record) error {
+	if err := ctx.Err(); err != nil {
+		return ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.records[prev.Key]
+	if r == nil {
+		return nil
+	}
+	if r.token != prev.Token || r.renewals != prev.Renewals {
+		return ErrConflict
+	}
+	delete(s.records, prev.Key)
+	s.dropTerms(r.terms)
+	if s.watches.n > 0 {
+		s.watches.tell(prev.Key)
+	}
+	return nil
+}
+
+// List implements Store. It looks at all records.
+func (s *MemStore) List(ctx context.Context, prefix string) ([]Record, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, ended(ctx)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Record
+	for key, r := range s.records {
+		if strings.HasPrefix(key, prefix) {
+			out = append(out, r.record(key))
+		}
+	}
+	slices.SortFunc(out, func(a, b Record) int { return strings.Compare(a.Key, b.Key) })
+	return out, nil
+}
+
+// record gives r as the caller sees it; a nil r is no record.
+func (r *memRecord) record(key string) Record {
+	if r == nil {
+		return Record{}
+	}
+	t := r.terms
+	return Record{
+		Key: key, Token: r.token, Renewals: r.renewals, Note: r.note,
+		Session: t.session, Owner: t.owner, Lock: t.lock, Boot: t.boot, TTL: t.ttl, Margin: t.margin,
+		Since:   time.Unix(r.sinceSec, int64(r.sinceNano)).UTC(),
+		Renewed: time.Unix(r.renewedSec, int64(r.renewedNano)).UTC(),
+	}
+}
+
+func (t *memTerms) equal(r *Record) bool {
+	return t.session == r.Session && t.owner == r.Owner && t.lock == r.Lock && t.boot == r.Boot && t.ttl == r.TTL && t.margin == r.Margin
+}
+
+// setTerms gives r the terms of next, shared where another record of the same
+// session has the same ones.
+func (s *MemStore) setTerms(r *memRecord, next *Record) {
+	old := r.terms
+	if old != nil && old.equal(next) {
+		return
+	}
+	t := s.terms[next.Session]
+	if t == nil || !t.equal(next) {
+		fresh := &memTerms{session: next.Session, owner: next.Owner, lock: next.Lock, boot: next.Boot, ttl: next.TTL, margin: next.Margin}
+		if t == nil && next.Session != "" {
+			if s.terms == nil {
+				s.terms = make(map[string]*memTerms)
+			}
+			s.terms[next.Session] = fresh
+		}
+		t = fresh
+	}
+	t.refs++
+	r.terms = t
+	if old != nil {
+		s.dropTerms(old)
+	}
+}
+
+func (s *MemStore) dropTerms(t *memTerms) {
+	t.refs--
+	if t.refs == 0 && s.terms[t.session] == t {
+		delete(s.terms, t.session)
+	}
+}

@@ -1,0 +1,3 @@
+package lease
+
+func childMain() int { return 0 }
