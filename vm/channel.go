@@ -21,9 +21,9 @@ type ChannelConfig struct {
 	HostName    string // told to the guest
 	MachineID   string // told to the guest: 32 hexadecimal digits
 	Incarnation string // told to the guest, and what its hello must name
-	// SavedIncarnation is what the hello must name instead when the guest
-	// comes out of a saved state: its memory is the parent's, and it learns
-	// its own incarnation from the welcome. Secret is then the parent's too.
+	// SavedIncarnation is what the hello may name instead when the guest comes
+	// out of a saved state: its memory is the parent's, and it learns its own
+	// incarnation from the welcome. Secret is then the parent's too.
 	SavedIncarnation string
 	Secret           Secret // what the hello must carry
 	Properties       map[string]string

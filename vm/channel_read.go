@@ -101,17 +101,13 @@ func (l *link) hello(body []byte) {
 		l.refuse("it cannot be read", h)
 		return
 	}
-	want := l.c.Incarnation
-	if l.c.SavedIncarnation != "" {
-		want = l.c.SavedIncarnation
-	}
 	switch {
 	case h.Version != wire.Version:
 		l.refuse(fmt.Sprintf("it speaks version %d of the protocol, want %d", h.Version, wire.Version), h)
 	case subtle.ConstantTimeCompare([]byte(h.Secret), []byte(l.c.Secret.Reveal())) != 1:
 		l.refuse("the secret is wrong", h)
-	case h.Incarnation != want:
-		l.refuse(fmt.Sprintf("it is of incarnation %q, want %q", clip(h.Incarnation), want), h)
+	case h.Incarnation != l.c.Incarnation && (l.c.SavedIncarnation == "" || h.Incarnation != l.c.SavedIncarnation):
+		l.refuse(fmt.Sprintf("it is of incarnation %q, want %q", clip(h.Incarnation), l.c.Incarnation), h)
 	case l.phase == phaseNew:
 		l.phase, l.boot = phaseWelcomed, h.Boot
 		l.greeting = Greeting{Boot: h.Boot, Agent: h.Agent}
