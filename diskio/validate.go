@@ -22,7 +22,7 @@ const (
 )
 
 // reservedEnv are the variables that the agent sets itself.
-var reservedEnv = [...]string{"BULLPEN_WORK", "BULLPEN_IN", "BULLPEN_OUT", "BULLPEN_TASK"}
+var reservedEnv = [...]string{"BULLPEN_WORK", "BULLPEN_IN", "BULLPEN_OUT", "BULLPEN_TASK", "BULLPEN_COOKIE"}
 
 // ValidateJob tells the first thing that is wrong with a job: the error names
 // the field, its value and the rule. It reads no files.
