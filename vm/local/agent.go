@@ -1,18 +1,23 @@
 package local
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/diskio/guest"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
 // agentConfig is what an agent is told through a pipe: not by its arguments or
-// its environment, which others can read.
+// its environment, which its jobs can read.
 type agentConfig struct {
 	Secret      string  `json:"secret"`
 	Incarnation string  `json:"incarnation"`
@@ -22,32 +27,129 @@ type agentConfig struct {
 	CacheBytes  int64   `json:"cache_bytes"`
 }
 
-const cacheFolder = ".inputs"
+// How an agent's process says why it ended.
+const (
+	exitPoweredOff = 0
+	exitFailed     = 1
+	exitChannel    = 3 // the host closed the channel
+	exitRefused    = 4
+	exitKeepalive  = 5 // the dead man's switch
+)
 
+// runAgent is the life of an agent: package guest does the work, in a folder
+// instead of a machine. Its standard error is the machine's console.
 func runAgent(dir string) int {
+	fail := func(err error) int {
+		fmt.Fprintln(os.Stderr, "local: agent:", err)
+		return exitFailed
+	}
+	syscall.CloseOnExec(channelFD)
+	syscall.CloseOnExec(controlFD)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
 	var conf agentConfig
 	pipe := os.NewFile(controlFD, "configuration")
-	if err := json.NewDecoder(pipe).Decode(&conf); err != nil {
-		fmt.Fprintln(os.Stderr, "local: agent:", err)
-		return 1
+	if err := errors.Join(json.NewDecoder(pipe).Decode(&conf), pipe.Close()); err != nil {
+		return fail(err)
 	}
-	pipe.Close()
-	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGTERM)
-	go func() { <-signals; os.Exit(0) }()
-	syscall.SetNonblock(channelFD, true)
-	io.Copy(io.Discard, os.NewFile(channelFD, "channel"))
-	return 1
+	// So that reads and writes can be ended by Close.
+	if err := syscall.SetNonblock(channelFD, true); err != nil {
+		return fail(err)
+	}
+	store := &inputStore{dir: conf.Cache, most: conf.CacheBytes, unpack: unpack}
+	off := false
+	agent, err := guest.New(guest.Config{
+		Conn:        os.NewFile(channelFD, "channel"),
+		Secret:      conf.Secret,
+		Incarnation: conf.Incarnation,
+		Agent:       "bullpen-local",
+		Disks:       func(n int) (guest.Disk, error) { return conf.disk(dir, n) },
+		Inputs: func(ctx context.Context, in diskio.GoInput) (string, func() error, error) {
+			return conf.input(ctx, store, dir, in)
+		},
+		WorkDir:  filepath.Join(dir, guestWork),
+		Root:     filepath.Join(dir, guestRoot),
+		Mark:     filepath.Join(dir, dirtyMark),
+		PowerOff: func() { off = true },
+		Details:  map[string]string{"isolation": "none", "uid": fmt.Sprint(os.Getuid())},
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return fail(err)
+	}
+	err = agent.Run(ctx)
+	switch {
+	case errors.Is(err, guest.ErrKeepalive):
+		return exitKeepalive
+	case errors.Is(err, guest.ErrRefused):
+		return exitRefused
+	case off, ctx.Err() != nil:
+		return exitPoweredOff
+	case err != nil:
+		return fail(err)
+	}
+	return exitChannel
 }
 
+// agentEnd says what the end of an agent's process means.
 func agentEnd(st syscall.WaitStatus) (vm.EndKind, string) {
-	switch {
-	case st.Exited() && st.ExitStatus() == 0:
-		return vm.EndPoweredOff, "the agent powered off"
-	case st.Exited():
-		return vm.EndCrashed, fmt.Sprintf("the agent ended with exit code %d", st.ExitStatus())
-	case st.Signal() == syscall.SIGKILL:
-		return vm.EndKilled, "the agent was ended by signal killed"
+	if st.Signaled() {
+		kind := vm.EndCrashed
+		if st.Signal() == syscall.SIGKILL {
+			kind = vm.EndKilled
+		}
+		return kind, "the agent was ended by signal " + st.Signal().String()
 	}
-	return vm.EndCrashed, "the agent was ended by signal " + st.Signal().String()
+	switch st.ExitStatus() {
+	case exitPoweredOff:
+		return vm.EndPoweredOff, "the agent powered off"
+	case exitChannel:
+		return vm.EndKilled, "the host closed the channel"
+	case exitRefused:
+		return vm.EndPoweredOff, "the host refused the agent's hello"
+	case exitKeepalive:
+		return vm.EndPoweredOff, "the agent heard nothing from the host for too long"
+	}
+	return vm.EndCrashed, fmt.Sprintf("the agent ended with exit code %d", st.ExitStatus())
+}
+
+// guestDisk is the guest's side of a job disk.
+type guestDisk struct{ *disk }
+
+// Sync has nothing to do: see hostDisk.
+func (guestDisk) Sync() error { return nil }
+
+func (c agentConfig) disk(dir string, n int) (guest.Disk, error) {
+	if n < 0 || n >= len(c.JobDisks) {
+		return nil, fmt.Errorf("job disk %d is not there: this machine has %d", n, len(c.JobDisks))
+	}
+	d, err := openDisk(filepath.Join(dir, jobDiskFile(n)), c.JobDisks[n])
+	if err != nil {
+		return nil, err
+	}
+	return guestDisk{d}, nil
+}
+
+// input looks what is in the place and makes it readable.
+func (c agentConfig) input(ctx context.Context, store *inputStore, dir string, in diskio.GoInput) (string, func() error, error) {
+	if in.Place < 0 || in.Place >= c.Inputs {
+		return "", nil, fmt.Errorf("place %d is not there: this machine has %d", in.Place, c.Inputs)
+	}
+	image := filepath.Join(dir, inputFile(in.Place))
+	var have inputRecord
+	if err := readRecord(image+".json", &have); err != nil {
+		return "", nil, fmt.Errorf("place %d is empty: %w", in.Place, err)
+	}
+	if want := (inputRecord{Digest: in.Digest, Size: in.Size}); have != want {
+		return "", nil, fmt.Errorf("place %d has %s of %d bytes, want %s of %d", in.Place, have.Digest, have.Size, want.Digest, want.Size)
+	}
+	private, err := os.MkdirTemp(filepath.Join(dir, guestRoot), ".input-")
+	if err != nil {
+		return "", nil, err
+	}
+	tree, release, err := store.take(ctx, image, in.Digest, filepath.Join(private, treeFolder))
+	if err != nil {
+		return "", nil, errors.Join(err, removeTree(private))
+	}
+	return tree, func() error { return errors.Join(release(), removeTree(private)) }, nil
 }

@@ -160,7 +160,7 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir, lock, err := d.newFolder(ctx)
+	dir, lock, err := newFolder(ctx, d.root)
 	if err != nil {
 		return err
 	}

@@ -31,6 +31,7 @@ func (m *machine) environment(spec specRecord) []string {
 	}
 	env = setVar(env, "HOME="+m.path(guestHome))
 	env = setVar(env, "TMPDIR="+m.path(guestTmp))
+	env = setVar(env, "BULLPEN_ROOT="+m.path(guestRoot)) // what paths of copies are below
 	for _, kv := range m.d.conf.Env {
 		env = setVar(env, kv)
 	}

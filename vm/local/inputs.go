@@ -2,7 +2,6 @@ package local
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
@@ -38,8 +37,9 @@ type seal struct {
 }
 
 const (
-	treeFolder = "tree"
-	sealFile   = "seal.json"
+	cacheFolder = ".inputs" // in the root
+	treeFolder  = "tree"
+	sealFile    = "seal.json"
 )
 
 // take gives the folder with that input's content, and what to call when it
@@ -98,16 +98,11 @@ func (s *inputStore) make(ctx context.Context, image, digest, entry, lock string
 	if whole, err := sealed(entry); err != nil || whole {
 		return whole, err // somebody was faster
 	}
-	fresh := filepath.Join(s.dir, newPrefix+rand.Text())
-	if err := os.Mkdir(fresh, 0o700); err != nil {
-		return false, err
-	}
-	defer func() { err = errors.Join(err, removeTree(fresh)) }()
-	held, err := tryFlock(fresh, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+	fresh, held, err := newFolder(ctx, s.dir)
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, held.unlock()) }()
+	defer func() { err = errors.Join(err, removeTree(fresh), held.unlock()) }()
 	tree := filepath.Join(fresh, treeFolder)
 	if err := os.Mkdir(tree, 0o700); err != nil {
 		return false, err
@@ -233,7 +228,8 @@ func readOnly(tree string) error {
 }
 
 // evict removes the entries that were not used for longest until the rest fits,
-// and what died half made. Entries in use and the one to keep stay.
+// and what was left half made or half removed. Entries in use and the one to
+// keep stay.
 func (s *inputStore) evict(keep string) error {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -248,17 +244,21 @@ func (s *inputStore) evict(keep string) error {
 	var total int64
 	for _, e := range entries {
 		path := filepath.Join(s.dir, e.Name())
-		if strings.HasPrefix(e.Name(), newPrefix) {
+		switch {
+		case !e.IsDir() || e.Name() == keep:
+			continue
+		case strings.HasPrefix(e.Name(), newPrefix):
 			if err := removeUnlocked(path); err != nil {
 				return err
 			}
-		}
-		var was seal
-		if strings.HasPrefix(e.Name(), ".") || !e.IsDir() || readRecord(filepath.Join(path, sealFile), &was) != nil {
 			continue
 		}
+		var was seal
+		if err := readRecord(filepath.Join(path, sealFile), &was); err != nil {
+			was.Bytes = s.most + 1 // not usable: the first to go
+		}
 		a := aged{key: e.Name(), bytes: was.Bytes}
-		if fi, err := os.Lstat(path + ".lock"); err == nil {
+		if fi, err := os.Lstat(path + ".lock"); err == nil && was.Sum != "" {
 			a.used = fi.ModTime()
 		}
 		all = append(all, a)
@@ -269,9 +269,6 @@ func (s *inputStore) evict(keep string) error {
 		if total <= s.most {
 			break
 		}
-		if a.key == keep {
-			continue
-		}
 		lock := filepath.Join(s.dir, a.key+".lock")
 		l, err := tryFlock(lock, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 		if errors.Is(err, errLocked) {
@@ -280,8 +277,7 @@ func (s *inputStore) evict(keep string) error {
 		if err != nil {
 			return err
 		}
-		err = errors.Join(removeTree(filepath.Join(s.dir, a.key)), os.Remove(lock), l.unlock())
-		if err != nil {
+		if err := errors.Join(removeTree(filepath.Join(s.dir, a.key)), os.Remove(lock), l.unlock()); err != nil {
 			return err
 		}
 		total -= a.bytes

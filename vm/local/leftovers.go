@@ -20,9 +20,9 @@ const (
 
 // newFolder makes a folder of the kind .new-* and locks it. Another process may
 // take it for a leftover between the two: then it is gone, and made again.
-func (d *Driver) newFolder(ctx context.Context) (string, *flock, error) {
+func newFolder(ctx context.Context, parent string) (string, *flock, error) {
 	for {
-		dir := filepath.Join(d.root, newPrefix+rand.Text())
+		dir := filepath.Join(parent, newPrefix+rand.Text())
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return "", nil, err
 		}

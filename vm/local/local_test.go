@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,8 +14,19 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
+// testRole tells a process that it is started by a test, to be something else.
+const testRole = "BULLPEN_LOCAL_TEST"
+
+func runHarness() {}
+
 func TestMain(m *testing.M) {
 	Main()
+	switch os.Getenv(testRole) {
+	case "marked":
+		runMarked()
+	case "harness":
+		runHarness()
+	}
 	goleak.VerifyTestMain(m)
 }
 
