@@ -52,7 +52,7 @@ const (
 	recordFile      recordType = 6  // fileBody
 	recordChunk     recordType = 7  // bytes
 	recordFileEnd   recordType = 8  // fileEndBody
-	recordNote      recordType = 9  // Refusal
+	recordNote      recordType = 9  // noteBody
 	recordPartEnd   recordType = 10 // partEndBody
 	recordFault     recordType = 11 // faultBody
 	recordOverflow  recordType = 12 // overflowBody
@@ -100,8 +100,8 @@ type fileEndBody struct {
 	Error string `json:"error,omitempty"`
 }
 
-// Refusal is a file that is not among the artifacts, and why.
-type Refusal struct {
+// noteBody is a file that is not among the artifacts, and why.
+type noteBody struct {
 	Path   string `json:"path"`
 	Reason string `json:"reason"`
 }

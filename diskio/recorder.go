@@ -92,7 +92,7 @@ func (r *Recorder) Output(part, step, stream int, offset int64, b []byte) error 
 
 // Refuse records that a file is not among the artifacts, and why.
 func (r *Recorder) Refuse(part int, path, reason string) error {
-	body, err := json.Marshal(Refusal{Path: clip(path, maxPathLength), Reason: clip(reason, 512)})
+	body, err := json.Marshal(noteBody{Path: clip(path, maxPathLength), Reason: clip(reason, 512)})
 	if err != nil {
 		return err
 	}

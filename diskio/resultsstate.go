@@ -245,7 +245,7 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 		}
 		s.file = nil
 	case recordNote:
-		var b Refusal
+		var b noteBody
 		if err := json.Unmarshal(rec.body, &b); err != nil {
 			return fail("note: %v", err)
 		}
@@ -254,7 +254,7 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 			err.err = &limitError{"artifacts", int64(r.limits.MaxArtifacts)}
 			return err
 		}
-		part.Refused = append(part.Refused, b)
+		part.Refused = append(part.Refused, Refusal(b))
 	}
 	return nil
 }

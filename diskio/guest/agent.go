@@ -118,8 +118,8 @@ type Agent struct {
 	boot string
 	log  *slog.Logger
 
-	jobs    sync.WaitGroup // of jobs, which outlive sessions
-	context context.Context
+	jobs    sync.WaitGroup  // of jobs, which outlive sessions
+	context context.Context // Run's; its end kills all that runs
 	stop    context.CancelCauseFunc
 
 	mu        sync.Mutex // guards what follows
@@ -132,7 +132,8 @@ type Agent struct {
 	keepalive time.Duration
 	changed   chan struct{} // keepalive was set
 	props     map[string]string
-	host      string
+
+	incarnation string // said in the next hello
 
 	starting sync.RWMutex // read-held from fork to entry in children
 	marking  sync.Mutex
@@ -183,7 +184,7 @@ func New(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("guest: boot id: %w", err)
 	}
 	return &Agent{c: c, boot: hex.EncodeToString(id), log: c.Logger, disks: map[int]bool{}, children: map[int]bool{},
-		changed: make(chan struct{}, 1)}, nil
+		changed: make(chan struct{}, 1), incarnation: c.Incarnation}, nil
 }
 
 // Run serves the host until it is told to power off (nil), the channel ends

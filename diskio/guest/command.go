@@ -26,7 +26,7 @@ func (a *Agent) runCommand(st *stream, body []byte) {
 	if err != nil {
 		exit = wire.Exit{Code: -1, Error: err.Error()}
 	}
-	st.say(wire.KindExit, wire.Encode(exit))
+	st.last(wire.KindExit, exit)
 }
 
 func (a *Agent) command(st *stream, e wire.Exec) (wire.Exit, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/bullpen-vm/bullpen/internal/wire"
@@ -17,75 +18,104 @@ import (
 // errTooMuch: a copy goes beyond its bound.
 var errTooMuch = errors.New("more bytes than allowed")
 
-// place splits a path of the host's into the folder that confines the copy and
-// the rest, relative to it.
-func (a *Agent) place(p string) (*os.Root, string, error) {
+// inside makes a path of the host's one relative to Config.Root.
+func (a *Agent) inside(p string) (string, error) {
 	if p == "" || strings.ContainsRune(p, 0) {
-		return nil, "", fmt.Errorf("copy: Path is %q, want a path in the guest", p)
+		return "", fmt.Errorf("copy: Path is %q, want a path in the guest", p)
 	}
 	rel := strings.TrimPrefix(path.Clean("/"+p), "/")
 	if rel == "" {
 		rel = "."
 	}
-	root, err := os.OpenRoot(a.c.Root)
-	return root, rel, err
+	return rel, nil
+}
+
+// folder opens a folder for a copy that is confined to it, and makes it first
+// where that is asked.
+func (a *Agent) folder(rel string, create bool) (*os.Root, error) {
+	if a.c.Root == "/" {
+		// Nothing to confine; and os.Root refuses the absolute links that
+		// systems have, such as /var/run.
+		if create {
+			if err := os.MkdirAll("/"+rel, 0o755); err != nil {
+				return nil, err
+			}
+		}
+		return os.OpenRoot("/" + rel)
+	}
+	base, err := os.OpenRoot(a.c.Root)
+	if err != nil {
+		return nil, err
+	}
+	defer base.Close() // nothing is written through the root itself
+	if create {
+		if err := base.MkdirAll(rel, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return base.OpenRoot(rel)
 }
 
 // runPut takes a tar stream and lays it out below Path.
 func (a *Agent) runPut(st *stream, body []byte) {
+	st.copies()
 	var c wire.Copy
-	if err := wire.Decode(wire.KindPut, body, &c); err != nil {
-		st.fault(err)
-		return
-	}
-	base, rel, err := a.place(c.Path)
-	if err != nil {
-		st.fault(err)
-		return
-	}
-	defer base.Close() // nothing is written through the root itself
-	var done wire.Copied
-	err = a.put(st, base, rel, c.MaxBytes, &done)
+	err := wire.Decode(wire.KindPut, body, &c)
+	rel := ""
 	if err == nil {
-		// What stands behind the archive's end is padding.
-		_, err = io.Copy(io.Discard, &bounded{r: st, left: 1 << 20})
+		rel, err = a.inside(c.Path)
 	}
 	if err != nil {
+		st.fault(err)
+		return
+	}
+	var done wire.Copied
+	if err := a.put(st, rel, c.MaxBytes, &done); err != nil {
 		done.Error = err.Error()
 	}
-	st.say(wire.KindCopied, wire.Encode(done))
+	st.last(wire.KindCopied, done)
 }
 
-func (a *Agent) put(st *stream, base *os.Root, rel string, most int64, done *wire.Copied) error {
-	if err := base.MkdirAll(rel, 0o755); err != nil {
-		return err
-	}
-	root, err := base.OpenRoot(rel)
+func (a *Agent) put(st *stream, rel string, most int64, done *wire.Copied) error {
+	root, err := a.folder(rel, true)
 	if err != nil {
 		return err
 	}
 	defer root.Close() // nothing is written through the root itself
 	in := tar.NewReader(st)
+	var folders []*tar.Header
 	for {
 		h, err := in.Next()
 		if err == io.EOF {
-			return nil
+			break
 		}
 		if err != nil {
 			return fmt.Errorf("tar: %w", err)
 		}
+		if h.Name = strings.TrimSuffix(strings.TrimPrefix(h.Name, "./"), "/"); h.Name == "" || h.Name == "." {
+			continue
+		}
 		if err := putEntry(root, h, in, most, done); err != nil {
 			return fmt.Errorf("%q: %w", h.Name, err)
 		}
+		if h.Typeflag == tar.TypeDir {
+			folders = append(folders, h)
+		}
 	}
+	// Last, for writing into a folder needs its permission and changes its time.
+	for _, h := range slices.Backward(folders) {
+		if err := errors.Join(root.Chtimes(h.Name, h.ModTime, h.ModTime), root.Chmod(h.Name, fs.FileMode(h.Mode).Perm())); err != nil {
+			return fmt.Errorf("%q: %w", h.Name, err)
+		}
+	}
+	// What stands behind the archive's end is padding.
+	_, err = io.Copy(io.Discard, &bounded{r: st, left: 1 << 20})
+	return err
 }
 
 // putEntry makes one file, folder or link.
 func putEntry(root *os.Root, h *tar.Header, in io.Reader, most int64, done *wire.Copied) error {
-	name := strings.TrimSuffix(strings.TrimPrefix(h.Name, "./"), "/")
-	if name == "" || name == "." {
-		return nil
-	}
+	name := h.Name
 	if !filepath.IsLocal(name) {
 		return errors.New("leaves the folder of the copy")
 	}
@@ -94,13 +124,9 @@ func putEntry(root *os.Root, h *tar.Header, in io.Reader, most int64, done *wire
 			return err
 		}
 	}
-	mode := fs.FileMode(h.Mode).Perm()
 	switch h.Typeflag {
 	case tar.TypeDir:
-		if err := root.MkdirAll(name, 0o755); err != nil {
-			return err
-		}
-		return root.Chmod(name, mode|0o700)
+		return root.MkdirAll(name, 0o755)
 	case tar.TypeReg:
 		if most > 0 && done.Bytes+h.Size > most {
 			return fmt.Errorf("%w: at most %d", errTooMuch, most)
@@ -112,12 +138,13 @@ func putEntry(root *os.Root, h *tar.Header, in io.Reader, most int64, done *wire
 		n, err := io.Copy(f, in)
 		done.Bytes += n
 		if err == nil {
-			err = f.Chmod(mode)
+			err = f.Chmod(fs.FileMode(h.Mode).Perm())
 		}
-		if err = errors.Join(err, f.Close()); err == nil {
-			done.Files++
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
 		}
-		return err
+		done.Files++
+		return root.Chtimes(name, h.ModTime, h.ModTime)
 	case tar.TypeSymlink:
 		// Where it points is the guest's own business: no copy follows it out.
 		if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -132,39 +159,44 @@ func putEntry(root *os.Root, h *tar.Header, in io.Reader, most int64, done *wire
 
 // runGet sends the file or the tree at Path as a tar stream.
 func (a *Agent) runGet(st *stream, body []byte) {
+	st.copies()
 	var c wire.Copy
-	if err := wire.Decode(wire.KindGet, body, &c); err != nil {
-		st.fault(err)
-		return
+	err := wire.Decode(wire.KindGet, body, &c)
+	rel := ""
+	if err == nil {
+		rel, err = a.inside(c.Path)
 	}
-	base, rel, err := a.place(c.Path)
 	if err != nil {
 		st.fault(err)
 		return
 	}
-	defer base.Close() // read only
 	var done wire.Copied
-	if err := a.get(st, base, rel, c.MaxBytes, &done); err != nil {
+	if err := a.get(st, rel, c.MaxBytes, &done); err != nil {
 		done.Error = err.Error()
 	}
 	st.say(wire.KindData, nil)
-	st.say(wire.KindCopied, wire.Encode(done))
+	st.last(wire.KindCopied, done)
 }
 
-func (a *Agent) get(st *stream, base *os.Root, rel string, most int64, done *wire.Copied) error {
-	info, err := base.Stat(rel)
+func (a *Agent) get(st *stream, rel string, most int64, done *wire.Copied) error {
+	root, err := a.folder(path.Dir(rel), false)
 	if err != nil {
 		return err
 	}
-	dir, name := rel, "."
-	if !info.IsDir() {
-		dir, name = path.Dir(rel), path.Base(rel)
-	}
-	root, err := base.OpenRoot(dir)
+	defer func() { root.Close() }() // read only
+	name := path.Base(rel)
+	info, err := root.Stat(name)
 	if err != nil {
 		return err
 	}
-	defer root.Close() // read only
+	if info.IsDir() {
+		below, err := root.OpenRoot(name)
+		if err != nil {
+			return err
+		}
+		root.Close()
+		root, name = below, "."
+	}
 	out := tar.NewWriter(writer{st, wire.KindData})
 	err = fs.WalkDir(root.FS(), name, func(at string, d fs.DirEntry, err error) error {
 		if err != nil || at == "." {

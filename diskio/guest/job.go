@@ -51,7 +51,7 @@ func (a *Agent) runJob(st *stream, body []byte) {
 		a.log.Error("job", "disk", g.Disk, "err", err)
 		done = wire.Done{Error: err.Error()}
 	}
-	st.say(wire.KindDone, wire.Encode(done))
+	st.last(wire.KindDone, done)
 }
 
 // doJob answers nil when the completion record is on the disk and synced.

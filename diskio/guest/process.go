@@ -130,6 +130,11 @@ func (a *Agent) supervise(p *process, l limits) how {
 		case <-p.ended:
 			return h
 		case <-timeout:
+			select {
+			case <-p.ended: // in the same moment: it made it
+				return h
+			default:
+			}
 			timeout, h.timedOut = nil, true
 			p.signal(syscall.SIGINT)
 			terminate, kill = time.After(a.c.Grace/2), time.After(a.c.Grace)

@@ -105,7 +105,10 @@ func (s *session) try(to chan wire.Frame, stream uint32, k wire.Kind, body []byt
 
 // hello says hello until the host has answered.
 func (s *session) hello() {
-	body := wire.Encode(wire.Hello{Version: wire.Version, Secret: s.a.c.Secret, Incarnation: s.a.c.Incarnation,
+	s.a.mu.Lock()
+	incarnation := s.a.incarnation
+	s.a.mu.Unlock()
+	body := wire.Encode(wire.Hello{Version: wire.Version, Secret: s.a.c.Secret, Incarnation: incarnation,
 		Boot: s.a.boot, Agent: s.a.c.Agent})
 	for {
 		s.mu.Lock()
@@ -114,8 +117,9 @@ func (s *session) hello() {
 		if answered {
 			return
 		}
-		// A hello that is still in the queue is enough.
-		s.try(s.out, 0, wire.KindHello, body)
+		if len(s.out) == 0 { // one that is still in the queue is enough
+			s.try(s.out, 0, wire.KindHello, body)
+		}
 		if !pause(s.context, s.a.c.HelloInterval) {
 			return
 		}
@@ -201,7 +205,10 @@ func (s *session) welcome(w wire.Welcome) {
 	a.mu.Lock()
 	ready.Jobs = a.seen
 	a.keepalive, a.heard = w.Keepalive, time.Now()
-	a.props, a.host = w.Properties, w.HostName
+	a.props = w.Properties
+	if w.Incarnation != "" {
+		a.incarnation = w.Incarnation // a guest out of a saved state learns its own
+	}
 	a.mu.Unlock()
 	select {
 	case a.changed <- struct{}{}:
@@ -260,7 +267,8 @@ func (s *session) dispatch(f wire.Frame) {
 	}
 	s.streams[f.Stream] = st
 	group.Go(func() {
-		defer st.close()
+		defer st.cancel(nil)
+		defer st.forget()
 		if err := s.a.soil(); err != nil {
 			st.fault(err)
 			return

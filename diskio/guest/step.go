@@ -123,6 +123,10 @@ func (j *job) flush(stopped <-chan struct{}, captures ...*capture) {
 	}
 }
 
+// beforeTrap makes sure that a script that ends the shell never passes for a
+// step that succeeded.
+const beforeTrap = `trap 's=$?; if [ $s -eq 0 ]; then echo "bullpen: a before script ended the step" >&2; s=125; fi; exit $s' EXIT; `
+
 // withBefore gives the argv that sources the scripts in front of the step. A
 // script that fails fails the step, with its own exit code.
 func (j *job) withBefore(p *part, step diskio.JobStep, k int) ([]string, error) {
@@ -143,9 +147,9 @@ func (j *job) withBefore(p *part, step diskio.JobStep, k int) ([]string, error) 
 	case 0:
 		return step.Argv, nil
 	case 1:
-		return append([]string{"/bin/sh", "-c", `. "$0" && exec "$@"`, scripts[0]}, step.Argv...), nil
+		return append([]string{"/bin/sh", "-c", beforeTrap + `. "$0" && trap - EXIT && exec "$@"`, scripts[0]}, step.Argv...), nil
 	default:
-		return append([]string{"/bin/sh", "-c", `. "$0" && . "$1" && shift && exec "$@"`, scripts[0], scripts[1]}, step.Argv...), nil
+		return append([]string{"/bin/sh", "-c", beforeTrap + `. "$0" && . "$1" && shift && trap - EXIT && exec "$@"`, scripts[0], scripts[1]}, step.Argv...), nil
 	}
 }
 

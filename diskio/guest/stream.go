@@ -28,6 +28,7 @@ type stream struct {
 	queue   [][]byte   // bytes from the host
 	allowed int64      // that the host may still send
 	eof     bool
+	copying bool
 	taken   int64 // read and not yet granted again
 	credit  int64 // bytes that may be sent
 }
@@ -40,17 +41,25 @@ func newStream(ctx context.Context, s *session, id uint32) *stream {
 	return st
 }
 
-// close forgets the stream.
-func (st *stream) close() {
-	st.cancel(nil)
-	st.s.mu.Lock()
-	defer st.s.mu.Unlock()
-	delete(st.s.streams, st.id)
+// last says the stream's last word. The number is free before it is said: the
+// host may use it again at once.
+func (st *stream) last(k wire.Kind, v any) {
+	st.forget()
+	st.say(k, wire.Encode(v))
 }
 
-// fault ends the stream with a reason.
+// fault is the last word where what was asked cannot be done.
 func (st *stream) fault(err error) {
-	st.say(wire.KindFault, wire.Encode(wire.Fault{Error: err.Error()}))
+	st.last(wire.KindFault, wire.Fault{Error: err.Error()})
+}
+
+// forget frees the stream's number.
+func (st *stream) forget() {
+	st.s.mu.Lock()
+	defer st.s.mu.Unlock()
+	if st.s.streams[st.id] == st {
+		delete(st.s.streams, st.id)
+	}
 }
 
 // say sends a message that has no flow control; without a host it is lost.
@@ -104,6 +113,21 @@ func (st *stream) stop(kill bool) {
 	closeOnce(st.interrupted)
 	if kill {
 		closeOnce(st.killed)
+	}
+	if st.copying {
+		st.cancel(errCancelled)
+	}
+}
+
+// copies says that there is no process to stop: a cancel ends the stream.
+func (st *stream) copies() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.copying = true
+	select {
+	case <-st.interrupted:
+		st.cancel(errCancelled)
+	default:
 	}
 }
 
