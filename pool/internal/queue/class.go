@@ -21,6 +21,9 @@ type Class[M, W any] struct {
 // Free is how many machines of the class are free.
 func (c *Class[M, W]) Free() int { return c.nfree }
 
+// Index counts the classes of a queue from zero, in the order of their making.
+func (c *Class[M, W]) Index() int { return c.id }
+
 // Template is the template's name.
 func (c *Class[M, W]) Template() string { return c.template }
 

@@ -1,0 +1,211 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bullpen-vm/bullpen/lease"
+	"github.com/bullpen-vm/bullpen/pool/internal/health"
+	"github.com/bullpen-vm/bullpen/pool/internal/queue"
+)
+
+// Pool keeps machines warm and hands them out. Use New; it is safe for
+// concurrent use. Whoever made it closes it, before its lease manager and the
+// drivers.
+type Pool struct {
+	config    Config
+	leases    *lease.Manager
+	ownLeases bool
+	hosts     []*host
+	templates []*template
+	places    []*place // by class index
+	byName    map[string]*template
+
+	// soft ends when the pool begins to close: boots, renewals and listings.
+	// hard ends when Close gives up on what is left.
+	soft, hard         context.Context
+	softStop, hardStop context.CancelFunc
+	wg                 sync.WaitGroup
+	kick               chan struct{} // the alarm was set earlier
+
+	mu       sync.Mutex
+	q        *units
+	units    map[*unit]struct{}
+	live     map[string]*unit // by incarnation, from before Create on
+	counts   [states]int
+	vacating int
+	store    health.Pause // the lease store does not answer
+	storeErr error
+	closing  bool
+	empty    chan struct{} // closed when the last unit is gone, while closing
+	done     chan struct{} // closed when Close is through
+	closeErr error
+	alarm    time.Time // when to look again; zero: never
+	stats    counters
+	kept     int
+	left     []error // machines that Close could not destroy
+
+	avail, vacant []int // scratch of plan
+
+	watched bool
+	telling bool
+	events  []Event
+}
+
+// New makes a pool. It does no I/O itself; the pool then begins, behind it, to
+// list its hosts, to destroy leftovers, and to boot the machines that are to be
+// ready. Close it.
+func New(c Config) (*Pool, error) {
+	c, err := c.validate()
+	if err != nil {
+		return nil, err
+	}
+	p := &Pool{
+		config: c,
+		leases: c.Leases,
+		byName: make(map[string]*template),
+		kick:   make(chan struct{}, 1),
+		q:      queue.New[*unit, *wait](),
+		units:  make(map[*unit]struct{}),
+		live:   make(map[string]*unit),
+		empty:  make(chan struct{}),
+		done:   make(chan struct{}),
+		store:  health.Pause{Policy: health.Policy{First: time.Second, Most: 30 * time.Second}},
+	}
+	p.watched = c.Trace != nil && c.Trace.Event != nil || c.Logger.Enabled(context.Background(), 8)
+	if p.leases == nil {
+		p.leases, err = lease.New(lease.Config{Store: lease.NewMemStore(), Owner: c.Run.Job, Logger: c.Logger})
+		if err != nil {
+			return nil, fmt.Errorf("pool: making a lease manager: %w", err)
+		}
+		p.ownLeases = true
+	}
+	for i, t := range c.Templates {
+		t := &template{Template: t, index: i, health: health.Breaker{Policy: health.Policy{Threshold: t.Failures}}}
+		p.templates = append(p.templates, t)
+		p.byName[t.Name] = t
+	}
+	for i, h := range c.Hosts {
+		p.addHost(i, h)
+	}
+	p.avail, p.vacant = make([]int, len(p.places)), make([]int, len(p.hosts))
+	p.soft, p.softStop = context.WithCancel(context.Background())
+	p.hard, p.hardStop = context.WithCancel(context.Background())
+	p.wg.Go(p.clock)
+	return p, nil
+}
+
+func (p *Pool) addHost(i int, c Host) {
+	h := &host{
+		Host: c, id: c.Driver.HostID(), index: i,
+		slots:  make([]*unit, c.Slots),
+		places: make([]*place, len(p.templates)),
+		pairs:  make([]health.Breaker, len(p.templates)),
+		failed: make(map[*template]int),
+		sick:   health.Breaker{Policy: health.Policy{Threshold: hostFailures}},
+		busy:   health.Pause{Policy: health.Policy{First: time.Second, Most: time.Minute}},
+		full:   health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}},
+	}
+	p.hosts = append(p.hosts, h)
+	for _, t := range p.templates {
+		if len(t.Hosts) > 0 && !slices.Contains(t.Hosts, h.Name) || h.Slots < t.Weight {
+			continue
+		}
+		labels := mergeAll(h.Labels, t.Labels)
+		cl := p.q.Class(t.Name, labels)
+		if cl.Index() == len(p.places) {
+			pl := &place{template: t, class: cl, labels: labels}
+			p.places = append(p.places, pl)
+			t.places = append(t.places, pl)
+		}
+		pl := p.places[cl.Index()]
+		pl.hosts = append(pl.hosts, h)
+		h.places[t.index] = pl
+	}
+}
+
+// hostFailures is how many failures in a row, of two templates or more, make a
+// host sick. With one template its back-off on that host says the same.
+const hostFailures = 3
+
+// clock looks again when the alarm says so, and first at once.
+func (p *Pool) clock() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-p.soft.Done():
+			return
+		case <-p.kick:
+		case <-timer.C:
+			p.mu.Lock()
+			p.alarm = time.Time{}
+			p.tick(time.Now())
+			p.unlock()
+		}
+		p.mu.Lock()
+		at := p.alarm
+		p.mu.Unlock()
+		if at.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(at))
+		}
+	}
+}
+
+// wake makes the clock look at a time, if it would not do so before.
+func (p *Pool) wake(at time.Time) {
+	if at.IsZero() || !p.alarm.IsZero() && !at.Before(p.alarm) {
+		return
+	}
+	p.alarm = at
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// tick does what is due, and sets the alarm for what will be.
+func (p *Pool) tick(now time.Time) {
+	if p.closing {
+		return
+	}
+	for _, h := range p.hosts {
+		if !h.sweeping && !now.Before(h.nextSweep) {
+			h.sweeping = true
+			p.wg.Go(func() { p.sweep(h) })
+		}
+		if !h.sweeping {
+			p.wake(h.nextSweep)
+		}
+	}
+	p.shrink(now)
+	p.plan(now)
+	later := func(at time.Time) {
+		if at.After(now) {
+			p.wake(at)
+		}
+	}
+	until := func(b *health.Breaker) {
+		if at, ok := b.Until(); ok {
+			later(at)
+		}
+	}
+	later(p.store.Until())
+	for _, t := range p.templates {
+		until(&t.health)
+	}
+	for _, h := range p.hosts {
+		until(&h.lost)
+		until(&h.sick)
+		for i := range h.pairs {
+			until(&h.pairs[i])
+		}
+		later(h.busy.Until())
+		later(h.full.Until())
+	}
+}

@@ -1,0 +1,261 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bullpen-vm/bullpen/lease"
+	"github.com/bullpen-vm/bullpen/pool/internal/health"
+	"github.com/bullpen-vm/bullpen/pool/internal/reconcile"
+	"github.com/bullpen-vm/bullpen/vm"
+)
+
+// Finding is what the pool thinks of a machine that a host lists.
+type Finding struct {
+	Host    string
+	Machine vm.Info
+	// Verdict is foreign, ours, leave, wait (an orphan at its first sight),
+	// claim or destroy.
+	Verdict string
+	// Rule is "a" (under the slot's lease, with a higher token) or "b" (same
+	// pool name, owner seen dead) for machines that may be destroyed.
+	Rule   string
+	Reason string
+	// Destroyed: it was; Err: why it was not, though it should have been.
+	Destroyed bool
+	Err       error
+}
+
+// ReconcileOptions are those of one Reconcile.
+type ReconcileOptions struct {
+	// DryRun only looks: nothing is destroyed, and nothing counts as seen.
+	DryRun bool
+}
+
+// Reconcile looks at all hosts now and destroys leftovers, as the pool does by
+// itself at its start and every Config.Poll. The findings of hosts that answered
+// are complete; the error names those that did not.
+func (p *Pool) Reconcile(ctx context.Context, o ReconcileOptions) ([]Finding, error) {
+	var all []Finding
+	var errs []error
+	for _, h := range p.hosts {
+		found, err := p.reconcile(ctx, h, o.DryRun)
+		all = append(all, found...)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("host %s: %w", h.Name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return all, &OpError{Op: "reconcile", Err: err}
+	}
+	return all, nil
+}
+
+// sweep is the reconcile that the pool does by itself.
+func (p *Pool) sweep(h *host) {
+	ctx := p.soft
+	_, err := p.reconcile(ctx, h, false)
+	p.mu.Lock()
+	now := time.Now()
+	h.sweeping = false
+	every := p.config.Poll
+	if h.Keepalive > 0 {
+		every = min(every, h.Keepalive)
+	}
+	h.nextSweep = now.Add(every)
+	if until, ok := h.lost.Until(); err != nil && ok && until.After(now) {
+		h.nextSweep = until
+	}
+	if errors.Is(err, errStore) {
+		h.nextSweep = p.store.Until()
+	}
+	p.wake(h.nextSweep)
+	p.plan(now)
+	p.unlock()
+}
+
+// reconcile lists one host and sees to what it finds.
+func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, error) {
+	lctx, cancel := context.WithTimeout(ctx, listTimeout)
+	defer cancel()
+	store, err := p.leases.StoreID(lctx)
+	if err != nil {
+		p.mu.Lock()
+		p.store.Busy(time.Now())
+		p.storeErr = err
+		p.note(Event{Kind: EventFailed, Host: h.Name, Reason: "lease store", Err: err})
+		p.unlock()
+		return nil, fmt.Errorf("%w: %w", errStore, err)
+	}
+	p.mu.Lock()
+	before := p.machinesOf(h)
+	p.mu.Unlock()
+	listing, err := h.Driver.List(lctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		// An error is not an empty host: nothing is decided, growth stops.
+		p.mu.Lock()
+		p.stats.failures++
+		p.note(Event{Kind: EventFailed, Host: h.Name, Reason: "listing", Err: err})
+		p.hostLost(h, err, time.Now())
+		p.unlock()
+		return nil, fmt.Errorf("%w: %w", errHost, err)
+	}
+	found := p.judge(h, listing, store, dry)
+	if dry {
+		return found, nil
+	}
+	for i := range found {
+		f := &found[i]
+		if f.Verdict != reconcile.Claim.String() && f.Verdict != reconcile.Destroy.String() {
+			continue
+		}
+		f.Destroyed, f.Err = p.clear(ctx, h, *f)
+		p.mu.Lock()
+		if f.Destroyed {
+			p.stats.leftovers++
+		}
+		if f.Destroyed || f.Err != nil {
+			p.note(Event{Kind: EventLeftover, Host: h.Name, Template: f.Machine.Template, Machine: string(f.Machine.ID), Reason: f.Reason, Err: f.Err})
+		}
+		p.unlock()
+	}
+	p.mu.Lock()
+	defer p.unlock()
+	now := time.Now()
+	p.phantoms(h, before, listing, now)
+	if h.lost.State(now) != health.Healthy {
+		p.note(Event{Kind: EventRecovered, Host: h.Name})
+	}
+	if h.lost.State(now) != health.Probing { // a boot that is out has the word
+		h.lost.Success()
+	}
+	h.listed = true
+	p.stats.reconciles++
+	p.note(Event{Kind: EventReconciled, Host: h.Name, Reason: fmt.Sprintf("%d machines", len(listing))})
+	return found, nil
+}
+
+func (p *Pool) judge(h *host, listing []vm.Info, store string, dry bool) []Finding {
+	// OwnerAlive looks at files, so owners are asked without the lock.
+	type life struct{ alive, known bool }
+	owners := map[string]life{}
+	for _, i := range listing {
+		if _, ok := owners[i.Owner.Lock]; !ok && i.Owner.Lock != "" {
+			alive, known := lease.OwnerAlive(i.Owner.Lock)
+			owners[i.Owner.Lock] = life{alive, known}
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	held := map[string]uint64{}
+	for u := range p.units {
+		if u.host == h {
+			for _, l := range u.leases {
+				held[l.Key()] = l.Token()
+			}
+		}
+	}
+	view := reconcile.View{
+		Store: store, Pool: p.config.Name,
+		Live: func(_ vm.ID, incarnation string) bool { return p.live[incarnation] != nil },
+		Held: func(slot string) (uint64, bool) { t, ok := held[slot]; return t, ok },
+		Alive: func(lock string) (bool, bool) {
+			l := owners[lock]
+			return l.alive, l.known
+		},
+	}
+	sightings := &h.sightings
+	if dry {
+		sightings = &reconcile.Sightings{}
+	}
+	judged := sightings.Judge(listing, view)
+	found := make([]Finding, len(judged))
+	for i, f := range judged {
+		found[i] = Finding{Host: h.Name, Machine: f.Info, Verdict: f.Verdict.String(), Rule: f.Rule, Reason: f.Reason}
+	}
+	return found
+}
+
+// clear destroys a leftover. Under rule (a) its slot's lease is taken first; who
+// has it is the owner, and the machine is left.
+func (p *Pool) clear(ctx context.Context, h *host, f Finding) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, destroyTimeout)
+	defer cancel()
+	i := f.Machine
+	driver := h.Driver
+	if f.Verdict == reconcile.Claim.String() {
+		l, err := p.leases.TryAcquire(ctx, i.Owner.Slot, &lease.Options{Note: "reaping " + string(i.ID)})
+		if errors.Is(err, lease.ErrHeld) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		defer p.releaseAll([]*lease.Lease{l})
+		if l.Token() <= i.Owner.Token {
+			return false, nil
+		}
+		driver = vm.Guard(driver, l.Check)
+	} else if f.Rule == "a" {
+		// The slot is ours: by the unit's own guard, if it still has it.
+		p.mu.Lock()
+		driver = nil
+		for u := range p.units {
+			if u.host == h && u.driver != nil {
+				for _, l := range u.leases {
+					if l.Key() == i.Owner.Slot && l.Token() > i.Owner.Token {
+						driver = u.driver
+					}
+				}
+			}
+		}
+		live := p.live[i.Owner.Incarnation] != nil
+		p.mu.Unlock()
+		if driver == nil || live {
+			return false, nil
+		}
+	}
+	if err := p.destroyListed(ctx, driver, i); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// machinesOf gives the ready machines of a host by incarnation.
+func (p *Pool) machinesOf(h *host) map[string]*unit {
+	m := map[string]*unit{}
+	for u := range p.units {
+		if u.host == h && u.state == ready {
+			m[u.incarnation] = u
+		}
+	}
+	return m
+}
+
+// phantoms finds ready machines that were there before the listing and are
+// missing in it, twice in a row: they are gone, and others are made.
+func (p *Pool) phantoms(h *host, before map[string]*unit, listing []vm.Info, now time.Time) {
+	for _, i := range listing {
+		delete(before, i.Owner.Incarnation)
+	}
+	missing := map[*unit]bool{}
+	for incarnation, u := range before {
+		if u.state != ready || u.incarnation != incarnation {
+			continue
+		}
+		if !h.missing[u] {
+			missing[u] = true
+			continue
+		}
+		p.stats.failures++
+		p.noteUnit(EventFailed, u, "its host does not list it any more", 0, nil)
+		p.discard(u, "its host does not list it any more")
+	}
+	h.missing = missing
+	p.plan(now)
+}
