@@ -4,18 +4,20 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/bullpen-vm/bullpen/diskio/internal/ext4"
 )
 
 // What can be wrong with a disk or with what is put on one, to be tested with
 // errors.Is. They come wrapped in an *OpError that names the place.
 var (
 	// ErrCorrupt: what is on the disk is damaged, cut off or a forgery.
-	ErrCorrupt = errors.New("damaged")
+	ErrCorrupt = ext4.ErrCorrupt
 	// ErrLimit: more than the caller allowed.
-	ErrLimit = errors.New("over the limit")
+	ErrLimit = ext4.ErrLimit
 	// ErrUnsupported: sound as far as seen, but of a kind that this package
 	// does not read or write. It is errors.ErrUnsupported too.
-	ErrUnsupported = fmt.Errorf("not supported by diskio: %w", errors.ErrUnsupported)
+	ErrUnsupported = ext4.ErrUnsupported
 	// ErrChanged: a file or folder changed while it was packed.
 	ErrChanged = errors.New("changed while it was packed")
 )

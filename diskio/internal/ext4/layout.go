@@ -101,6 +101,7 @@ const (
 	incompatEncrypt     = 0x10000
 	incompatCasefold    = 0x20000
 
+	roCompatSparseSuper  = 0x1
 	roCompatLargeFile    = 0x2
 	roCompatHugeFile     = 0x8
 	roCompatGDTCsum      = 0x10
