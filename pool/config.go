@@ -16,6 +16,8 @@ const (
 	DefaultPoll        = 30 * time.Second // Config.Poll
 	DefaultFailures    = 3                // Template.Failures
 	DefaultKept        = 4                // Config.Kept
+	DefaultJobDisk     = 64 << 20         // bytes, of the one job disk of a Spec without JobDisks; sparse
+	DefaultInputs      = 4                // places for inputs of a Spec without Inputs
 )
 
 // Config says what a pool is made of. Hosts and Templates are needed.
@@ -85,7 +87,9 @@ type Template struct {
 	// Properties are told to the guest, over the host's and under the
 	// machine's own (machine, host, template, slot, pool, run).
 	Properties map[string]string
-	// Spec is what to make. Name, Template, Owner and Secret are filled in.
+	// Spec is what to make. Name, Template, Owner and Secret are filled in,
+	// and JobDisks and Inputs where they are empty: one of DefaultJobDisk, and
+	// DefaultInputs.
 	Spec vm.Spec
 	// Hosts are the names of the hosts it can be made on; empty: all.
 	Hosts []string

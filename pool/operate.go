@@ -125,6 +125,12 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 	spec.Properties = properties
 	spec.Secret = vm.Secret(rand.Text())
 	spec.Disks, spec.JobDisks = slices.Clone(spec.Disks), slices.Clone(spec.JobDisks)
+	if len(spec.JobDisks) == 0 {
+		spec.JobDisks = []int64{DefaultJobDisk}
+	}
+	if spec.Inputs == 0 {
+		spec.Inputs = DefaultInputs
+	}
 	spec.Owner = vm.Owner{
 		Store: store, Pool: p.config.Name, Run: p.config.Run.ID, Job: p.config.Run.Job,
 		Session: p.leases.SessionKey(), Slot: u.key, Incarnation: incarnation, Lock: p.leases.LockPath(), Token: u.leases[0].Token(),

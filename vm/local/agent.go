@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/signal"
@@ -26,6 +27,9 @@ type agentConfig struct {
 	Cache       string  `json:"cache"`
 	CacheBytes  int64   `json:"cache_bytes"`
 }
+
+// crashVar holds a shell command that ends the machine at once, without a word.
+const crashVar = "BULLPEN_CRASH"
 
 // How an agent's process says why it ended.
 const (
@@ -56,39 +60,52 @@ func runAgent(dir string) int {
 	if err := syscall.SetNonblock(channelFD, true); err != nil {
 		return fail(err)
 	}
-	store := &inputStore{dir: conf.Cache, most: conf.CacheBytes, unpack: unpack}
+	code, err := conf.serve(ctx, dir, os.NewFile(channelFD, "channel"), os.Stderr)
+	if err != nil {
+		return fail(err)
+	}
+	return code
+}
+
+// serve is an agent on a connection, which it closes.
+func (c agentConfig) serve(ctx context.Context, dir string, conn io.ReadWriteCloser, console io.Writer) (code int, err error) {
+	store := &inputStore{dir: c.Cache, most: c.CacheBytes, unpack: unpack}
+	// The counterpart of a guest's own `echo c >/proc/sysrq-trigger`, for jobs
+	// that try what happens when a machine dies.
+	crash := fmt.Sprintf("%s=kill -9 %d", crashVar, os.Getpid())
 	off := false
 	agent, err := guest.New(guest.Config{
-		Conn:        os.NewFile(channelFD, "channel"),
-		Secret:      conf.Secret,
-		Incarnation: conf.Incarnation,
+		Conn:        conn,
+		Secret:      c.Secret,
+		Incarnation: c.Incarnation,
 		Agent:       "bullpen-local",
-		Disks:       func(n int) (guest.Disk, error) { return conf.disk(dir, n) },
+		Disks:       func(n int) (guest.Disk, error) { return c.disk(dir, n) },
 		Inputs: func(ctx context.Context, in diskio.GoInput) (string, func() error, error) {
-			return conf.input(ctx, store, dir, in)
+			return c.input(ctx, store, dir, in)
 		},
+		Environ:  setVar(os.Environ(), crash),
 		WorkDir:  filepath.Join(dir, guestWork),
 		Root:     filepath.Join(dir, guestRoot),
 		Mark:     filepath.Join(dir, dirtyMark),
 		PowerOff: func() { off = true },
 		Details:  map[string]string{"isolation": "none", "uid": fmt.Sprint(os.Getuid())},
-		Logger:   slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Logger:   slog.New(slog.NewTextHandler(console, nil)),
 	})
 	if err != nil {
-		return fail(err)
+		return exitFailed, err
 	}
 	err = agent.Run(ctx)
 	switch {
 	case errors.Is(err, guest.ErrKeepalive):
-		return exitKeepalive
+		return exitKeepalive, nil
 	case errors.Is(err, guest.ErrRefused):
-		return exitRefused
+		return exitRefused, nil
 	case off, ctx.Err() != nil:
-		return exitPoweredOff
+		return exitPoweredOff, nil
 	case err != nil:
-		return fail(err)
+		return exitFailed, err
 	}
-	return exitChannel
+	return exitChannel, nil
 }
 
 // agentEnd says what the end of an agent's process means.
