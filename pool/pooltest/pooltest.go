@@ -55,7 +55,7 @@ func Acquire(t TB, p *pool.Pool, w pool.Want) *pool.Guest {
 		t.Fatalf("pooltest: %v", err)
 		return nil // only a TB whose Fatalf returns comes here
 	}
-	t.Cleanup(func() { giveBack(t, g) })
+	t.Cleanup(func() { giveBack(t, g, nil) })
 	return g
 }
 
@@ -74,7 +74,7 @@ func AcquireAll(t TB, p *pool.Pool, n int, w pool.Want) []*pool.Guest {
 	}
 	t.Cleanup(func() {
 		for _, g := range guests {
-			giveBack(t, g)
+			giveBack(t, g, nil)
 		}
 	})
 	return guests
@@ -88,6 +88,10 @@ func Run(t TB, g *pool.Guest, j diskio.Job) runner.Result {
 	ctx, cancel := bounded(t)
 	defer cancel()
 	r, err := runner.Run(ctx, g, j, runner.Options{})
+	if r.Release != nil {
+		// Before Acquire's own cleanup, which knows no reason.
+		t.Cleanup(func() { giveBack(t, g, r.Release) })
+	}
 	switch {
 	case err != nil:
 		t.Fatalf("pooltest: %v", err)
@@ -111,9 +115,13 @@ func bounded(t TB) (context.Context, context.CancelFunc) {
 }
 
 // giveBack releases a guest; of a failed test it shows the console first, and
-// keeps the machine where that is asked for.
-func giveBack(t TB, g *pool.Guest) {
+// keeps the machine where that is asked for. It does nothing for a guest that
+// was given back already.
+func giveBack(t TB, g *pool.Guest, reason error) {
 	t.Helper()
+	if g.Context().Err() != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), releaseTimeout)
 	defer cancel()
 	if t.Failed() {
@@ -127,7 +135,7 @@ func giveBack(t TB, g *pool.Guest) {
 			t.Logf("pooltest: %s could not be kept: %v", g.Name(), err)
 		}
 	}
-	if err := g.Release(ctx, nil); err != nil {
+	if err := g.Release(ctx, reason); err != nil {
 		t.Errorf("pooltest: giving back %s: %v", g.Name(), err)
 	}
 }
