@@ -66,7 +66,7 @@ type record struct {
 	by      *host // who made it
 	boots   int
 	from    *parent // nil: not forked
-	boot    *boot // nil: it does not run
+	boot    *boot   // nil: it does not run
 	memory  memory
 	console []byte
 	disks   []*disk
