@@ -19,6 +19,11 @@ type Demand struct {
 	Labels   map[string]string // of the most urgent task that fits nowhere yet
 	Priority int
 	Task     string // the task that asks, for people
+	// Avoid names workers (and hosts, where a source knows them) on which the
+	// task already failed for want of a sound environment: to stay away from
+	// if others fit. A worker of such a name that is given all the same is
+	// used: there is no elsewhere.
+	Avoid []string
 }
 
 // Worker runs batches. The scheduler calls one Run at a time unless MaxTasks is

@@ -1,0 +1,427 @@
+package scheduler
+
+import (
+	"slices"
+	"sort"
+	"strings"
+)
+
+// pair is one label with its value.
+type pair struct{ key, value string }
+
+// pairInfo holds what a pair is wanted by and who has it.
+type pairInfo struct {
+	kinds  []int32 // anchored here: of all their pairs the one with the fewest
+	shapes []int32
+}
+
+// kind is a set of wanted labels. Failures to get workers are counted by it.
+type kind struct {
+	labels  map[string]string
+	pairs   []pair
+	text    string
+	classes []int32
+
+	fails     int    // one after the other
+	level     int    // of the back-off
+	lastFail  string // what the last one said
+	notBefore int64  // back-off
+	dead      cause  // no worker will come
+	deadText  string
+}
+
+// class is a kind together with the limits that its tasks are under: tasks of
+// one class are the same to a decision but for their urgency.
+type class struct {
+	classKey
+	accounts []int32
+	avoiding []string
+
+	q       queue
+	units   int // ready: tasks and pieces of bundles
+	waiting int // tasks that are not ready yet
+	demands []int32
+	shapes  []int32
+	lanes   map[int32]*queue // by key: the units that a worker may know
+	dirty   bool
+}
+
+type classKey struct {
+	kind, account     int32
+	serial, exclusive bool
+	avoid             string
+}
+
+// account bounds how many batches run at once.
+type account struct {
+	name    string
+	limit   int // 0: none
+	used    int
+	work    float64
+	classes []int32
+}
+
+// shape is what a set of workers has of the labels that are wanted at all.
+type shape struct {
+	pairs   []pair
+	text    string
+	ranking ranking
+	classes []int32
+	idle    []int32 // workers with room
+	alive   int
+	changed bool
+	free    bool
+}
+
+const serialAccount = "\x00serial"
+
+// account interns a name; -1 without a limit.
+func (m *machine) account(name string) int32 {
+	limit := m.conf.Accounts[name]
+	if name == serialAccount {
+		limit = 1
+	}
+	if limit == 0 {
+		return -1
+	}
+	if id, is := m.accountBy[name]; is {
+		return id
+	}
+	id := int32(len(m.accounts))
+	m.accounts = append(m.accounts, account{name: name, limit: limit})
+	m.accountBy[name] = id
+	return id
+}
+
+func sortedPairs(labels map[string]string) []pair {
+	pairs := make([]pair, 0, len(labels))
+	for k, v := range labels {
+		pairs = append(pairs, pair{k, v})
+	}
+	sort.Slice(pairs, func(i, j int) bool { return pairs[i].key < pairs[j].key })
+	return pairs
+}
+
+func pairsText(pairs []pair) string {
+	var s strings.Builder
+	for _, p := range pairs {
+		s.WriteString(p.key)
+		s.WriteByte(0)
+		s.WriteString(p.value)
+		s.WriteByte(1)
+	}
+	return s.String()
+}
+
+// kindOf interns a set of wanted labels.
+func (m *machine) kindOf(labels map[string]string) int32 {
+	if len(labels) == 0 {
+		if id, is := m.kindBy[""]; is {
+			return id
+		}
+	}
+	pairs := sortedPairs(labels)
+	text := pairsText(pairs)
+	if id, is := m.kindBy[text]; is {
+		return id
+	}
+	id := int32(len(m.kinds))
+	m.kinds = append(m.kinds, kind{labels: labels, pairs: pairs, text: text})
+	m.kindBy[text] = id
+	var anchor *pairInfo
+	for _, p := range pairs {
+		info := m.pairs[p]
+		if info == nil {
+			info = &pairInfo{}
+			m.pairs[p] = info
+			m.reshape(p)
+		}
+		if anchor == nil || len(info.kinds) < len(anchor.kinds) {
+			anchor = info
+		}
+	}
+	if anchor == nil {
+		return id
+	}
+	anchor.kinds = append(anchor.kinds, id)
+	return id
+}
+
+// reshape gives workers that have a pair that nobody wanted before their new
+// shape. That happens once per pair and costs one look at each worker.
+func (m *machine) reshape(p pair) {
+	for w := range m.workers {
+		k := &m.workers[w]
+		if k.state == workerGone || k.labels[p.key] != p.value {
+			continue
+		}
+		if _, has := k.labels[p.key]; !has {
+			continue
+		}
+		m.leaveShape(int32(w))
+		m.joinShape(int32(w))
+	}
+}
+
+// classOf interns a class.
+func (m *machine) classOf(key classKey) int32 {
+	if id, is := m.classBy[key]; is {
+		return id
+	}
+	id := int32(len(m.classes))
+	c := class{classKey: key}
+	if key.avoid != "" {
+		c.avoiding = strings.Split(key.avoid, "\x00")
+	}
+	if key.account >= 0 {
+		c.accounts = append(c.accounts, key.account)
+	}
+	if key.serial {
+		c.accounts = append(c.accounts, m.account(serialAccount))
+	}
+	m.classBy[key] = id
+	m.classes = append(m.classes, c)
+	for _, a := range c.accounts {
+		m.accounts[a].classes = append(m.accounts[a].classes, id)
+	}
+	if key.exclusive {
+		m.exclusive = append(m.exclusive, id)
+	}
+	k := &m.kinds[key.kind]
+	k.classes = append(k.classes, id)
+	// The shapes that fit are among those with the rarest of the pairs.
+	var candidates []int32
+	if len(k.pairs) == 0 {
+		for s := range m.shapes {
+			candidates = append(candidates, int32(s))
+		}
+	} else {
+		for i, p := range k.pairs {
+			if has := m.pairs[p].shapes; i == 0 || len(has) < len(candidates) {
+				candidates = has
+			}
+		}
+	}
+	for _, s := range candidates {
+		if sh := &m.shapes[s]; !sh.free && fits(k.pairs, sh.pairs) {
+			m.match(s, id)
+		}
+	}
+	return id
+}
+
+// fits says whether all wanted pairs are among those that there are; both are
+// sorted by key.
+func fits(want, has []pair) bool {
+	i := 0
+	for _, p := range want {
+		for i < len(has) && has[i].key < p.key {
+			i++
+		}
+		if i == len(has) || has[i] != p {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *machine) match(s, c int32) {
+	m.shapes[s].classes = append(m.shapes[s].classes, c)
+	m.classes[c].shapes = append(m.classes[c].shapes, s)
+	if u := m.classUrgency(c); !u.none() {
+		m.shapes[s].ranking.raise(c, u)
+		m.lookAt(s)
+	}
+}
+
+// joinShape finds or makes the shape of a worker.
+func (m *machine) joinShape(w int32) {
+	k := &m.workers[w]
+	pairs := make([]pair, 0, len(k.labels))
+	for key, v := range k.labels {
+		if m.pairs[pair{key, v}] != nil {
+			pairs = append(pairs, pair{key, v})
+		}
+	}
+	sort.Slice(pairs, func(i, j int) bool { return pairs[i].key < pairs[j].key })
+	text := pairsText(pairs)
+	s, is := m.shapeBy[text]
+	if !is {
+		s = m.newShape(pairs, text)
+	}
+	k.shape = s
+	m.shapes[s].alive++
+	if k.state == workerIdle {
+		m.putIdle(w)
+	}
+}
+
+func (m *machine) newShape(pairs []pair, text string) int32 {
+	var s int32
+	if n := len(m.freeShape); n > 0 {
+		s = m.freeShape[n-1]
+		m.freeShape = m.freeShape[:n-1]
+	} else {
+		s = int32(len(m.shapes))
+		m.shapes = append(m.shapes, shape{})
+	}
+	m.shapes[s] = shape{pairs: pairs, text: text}
+	m.shapeBy[text] = s
+	fit := func(kinds []int32) {
+		for _, k := range kinds {
+			if fits(m.kinds[k].pairs, pairs) {
+				for _, c := range m.kinds[k].classes {
+					m.match(s, c)
+				}
+			}
+		}
+	}
+	for _, p := range pairs {
+		info := m.pairs[p]
+		info.shapes = append(info.shapes, s)
+		fit(info.kinds)
+	}
+	if id, is := m.kindBy[""]; is {
+		fit([]int32{id})
+	}
+	return s
+}
+
+// keptShapes is how many shapes without workers are kept for the next of
+// theirs: with one worker at a time a shape would be built for each batch.
+const keptShapes = 64
+
+func (m *machine) leaveShape(w int32) {
+	k := &m.workers[w]
+	if k.state == workerIdle {
+		m.takeIdle(w)
+	}
+	sh := &m.shapes[k.shape]
+	if sh.alive--; sh.alive > 0 {
+		return
+	}
+	m.deadShape = append(m.deadShape, k.shape)
+	for len(m.deadShape) > keptShapes {
+		s := m.deadShape[0]
+		m.deadShape = m.deadShape[1:]
+		if d := &m.shapes[s]; d.alive == 0 && !d.free && !slices.Contains(m.deadShape, s) {
+			m.dropShape(s)
+		}
+	}
+}
+
+func (m *machine) dropShape(s int32) {
+	sh := &m.shapes[s]
+	remove := func(list []int32) []int32 {
+		if i := slices.Index(list, s); i >= 0 {
+			list[i] = list[len(list)-1]
+			list = list[:len(list)-1]
+		}
+		return list
+	}
+	for _, c := range sh.classes {
+		m.classes[c].shapes = remove(m.classes[c].shapes)
+	}
+	for _, p := range sh.pairs {
+		m.pairs[p].shapes = remove(m.pairs[p].shapes)
+	}
+	delete(m.shapeBy, sh.text)
+	*sh = shape{free: true}
+	m.freeShape = append(m.freeShape, s)
+}
+
+// lookAt marks a shape for the next pass.
+func (m *machine) lookAt(s int32) {
+	if sh := &m.shapes[s]; !sh.changed && len(sh.idle) > 0 {
+		sh.changed = true
+		m.changed = append(m.changed, s)
+	}
+}
+
+// blocked says whether nothing of a class may start now.
+func (m *machine) blocked(c *class) bool {
+	if c.exclusive && m.running > 0 {
+		return true
+	}
+	for _, a := range c.accounts {
+		if m.accounts[a].used >= m.accounts[a].limit {
+			return true
+		}
+	}
+	return false
+}
+
+// top returns the most urgent unit of a class that is still one.
+func (m *machine) top(c int32) (entry, bool) {
+	q := &m.classes[c].q
+	for {
+		e, ok := q.top()
+		if !ok || m.isUnit(e, c) {
+			return e, ok
+		}
+		q.pop()
+	}
+}
+
+// isUnit says whether an entry is still true for a class.
+func (m *machine) isUnit(e entry, c int32) bool {
+	if e.id >= 0 {
+		t := &m.tasks[e.id]
+		return t.state == stateReady && t.class == c && t.bundle < 0
+	}
+	b := &m.bundles[^e.id]
+	return b.count > 0 && b.urgency == e.urgency
+}
+
+// classUrgency is what a class competes with; none when it is empty or blocked.
+// Work that a limit makes run one after the other is a path like any other.
+func (m *machine) classUrgency(c int32) urgency {
+	k := &m.classes[c]
+	if k.units == 0 || m.blocked(k) {
+		return urgency{}
+	}
+	e, ok := m.top(c)
+	if !ok {
+		return urgency{}
+	}
+	u := e.urgency
+	if m.conf.Order == ByDuration {
+		for _, a := range k.accounts {
+			u.lo = max(u.lo, m.accounts[a].work/float64(m.accounts[a].limit))
+		}
+	}
+	return u
+}
+
+// announce tells the shapes and the wants that a class became more urgent.
+func (m *machine) announce(c int32) {
+	u := m.classUrgency(c)
+	if u.none() {
+		return
+	}
+	k := &m.classes[c]
+	for _, s := range k.shapes {
+		m.shapes[s].ranking.raise(c, u)
+		m.lookAt(s)
+	}
+	m.wantMore(c)
+}
+
+// enqueue puts a unit into its class and into the lanes of its keys.
+func (m *machine) enqueue(c, key int32, e entry) {
+	k := &m.classes[c]
+	k.q.push(e)
+	for n := key; n > 0; n = m.keys.nodes[n].parent {
+		q := k.lanes[n]
+		if q == nil {
+			if k.lanes == nil {
+				k.lanes = make(map[int32]*queue)
+			}
+			q = &queue{}
+			k.lanes[n] = q
+			m.keys.nodes[n].classes = append(m.keys.nodes[n].classes, c)
+		}
+		q.push(e)
+	}
+	m.dirtyClass(c)
+}
