@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 )
 
@@ -14,6 +13,15 @@ func (m *Manager) TryAny(ctx context.Context, keys []string, o *Options) (*Lease
 	if len(keys) == 0 {
 		return nil, errors.New("lease: TryAny of no keys, want at least one")
 	}
+	if m.claimer != nil && !m.instant && len(keys) > 1 {
+		l, err := m.claim(ctx, keys, o)
+		if l != nil || !errors.Is(err, ErrHeld) {
+			return l, err
+		}
+		if keys, err = m.takeable(ctx, keys); err != nil {
+			return nil, err
+		}
+	}
 	var last error
 	for _, key := range keys {
 		l, err := m.acquire(ctx, "try", key, o, false)
@@ -22,186 +30,171 @@ func (m *Manager) TryAny(ctx context.Context, keys []string, o *Options) (*Lease
 		}
 		last = err
 	}
+	if last == nil {
+		last = ErrHeld
+	}
 	if len(keys) == 1 {
 		return nil, last
 	}
 	return nil, fmt.Errorf("lease: none of %d keys is free, the last: %w", len(keys), last)
 }
 
-// AcquireAll takes all of keys or none, and gives the leases in their order.
-// It waits for one key after the other in the order of their names, keeping
-// what it has, so that calls cannot wait for each other in a circle, and has
-// its place in every queue, so that it is never starved. Who already holds one
-// of the keys waits for itself until ctx ends.
-func (m *Manager) AcquireAll(ctx context.Context, keys []string, o *Options) ([]*Lease, error) {
-	order := make([]int, len(keys))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int {
-		switch {
-		case keys[a] < keys[b]:
-			return -1
-		case keys[a] > keys[b]:
-			return 1
-		}
-		return 0
-	})
-	for i := 1; i < len(order); i++ {
-		if key := keys[order[i]]; key == keys[order[i-1]] {
-			return nil, fmt.Errorf("lease: AcquireAll of %q twice, want each key once", key)
-		}
-	}
-	leases := make([]*Lease, len(keys))
-	for n, i := range order {
-		l, err := m.Acquire(ctx, keys[i], o)
-		if err == nil {
-			leases[i] = l
-			err = firstLost(leases)
-		}
-		if err != nil {
-			for _, l := range leases {
-				if l != nil {
-					err = errors.Join(err, l.Release(ctx))
-				}
-			}
-			return nil, fmt.Errorf("lease: %d of %d keys: %w", n, len(keys), err)
-		}
-	}
-	return leases, nil
-}
-
-// firstLost tells of a lease that was lost while the others were waited for.
-func firstLost(leases []*Lease) error {
-	for _, l := range leases {
-		if l != nil {
-			if err := l.Check(); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// Adopt takes over the lease that was granted on key under token, by this
-// Manager's lost session, by a process that is dead, or for a fixed term to
-// somebody who passed the token on. It gets a new token. What the former
-// holder still does is fenced off by that.
-//
-// When the former owner is proven alive, or its session is seen renewed, the
-// answer is ErrHeld; when neither life nor death can be proven, Adopt waits
-// for the record's TTL and margin. ErrConflict says that the record is
-// another's, ErrLost that there is none any more.
-func (m *Manager) Adopt(ctx context.Context, key string, token uint64) (*Lease, error) {
-	if err := checkKey(key); err != nil {
+// claim has a Claimer choose. All keys are marked meanwhile, so that it is
+// known that a record of this session on one of them is this claim's.
+func (m *Manager) claim(ctx context.Context, keys []string, o *Options) (*Lease, error) {
+	options, err := checkOptions(o)
+	if err != nil {
 		return nil, err
 	}
-	began := m.clock.mono()
-	fail := func(holder Record, err error) (*Lease, error) {
-		waited := time.Duration(m.clock.mono() - began)
-		return nil, &OpError{Op: "adopt", Key: key, Token: token, Holder: holder, Waited: waited, Err: err}
+	for _, key := range keys {
+		if err := checkKey(key); err != nil {
+			return nil, err
+		}
 	}
-	var session string // of the first look
-	var seen int64
-	for first := true; ; first = false {
-		l, err := m.mark(ctx, key)
+	fail := func(err error) (*Lease, error) {
+		return nil, &OpError{Op: "try", Key: fmt.Sprintf("one of %d keys", len(keys)), Err: err}
+	}
+	for {
+		if ctx.Err() != nil {
+			return fail(ended(ctx))
+		}
+		now := time.Now()
+		l, err := m.newLease(ctx, "", options, now)
 		if err != nil {
-			return fail(Record{}, err)
+			return fail(err)
 		}
-		j, err := m.adoptOnce(ctx, l, token)
-		if err == nil {
-			return l, nil
+		marked, busy, err := m.markAll(l, keys)
+		if err != nil {
+			return fail(err)
 		}
-		m.mu.Lock()
-		m.unmark(l)
-		m.mu.Unlock()
-		if errors.Is(err, errLostMeanwhile) {
+		if busy != nil { // another claim is at them
+			select {
+			case <-busy:
+			case <-ctx.Done():
+			}
 			continue
 		}
-		if !errors.Is(err, errWait) {
-			return fail(j.holder, err)
+		if len(marked) == 0 {
+			if l.sess.Load().gone {
+				continue
+			}
+			return fail(ErrHeld)
 		}
-		if j.alive || !first && (j.holder.Session != session || j.seen != seen) {
-			return fail(j.holder, fmt.Errorf("%w: its owner is alive", ErrHeld))
-		}
-		session, seen = j.holder.Session, j.seen
-		timer := time.NewTimer(min(max(time.Duration(j.until-m.clock.mono()), 0), m.config.Poll))
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			err = ended(ctx)
-		case <-m.stop:
-			err = ErrClosed
-		}
-		timer.Stop()
-		if !errors.Is(err, errWait) {
-			return fail(j.holder, err)
-		}
-	}
-}
-
-var errWait = errors.New("not proven dead yet")
-
-// mark makes a lease on key that nobody else here can ask for meanwhile.
-func (m *Manager) mark(ctx context.Context, key string) (*Lease, error) {
-	for {
-		l, err := m.newLease(ctx, key, Options{}, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		m.mu.Lock()
+		bounded, cancel := m.bounded(ctx)
+		next := l.sess.Load().terms
+		next.Note, next.Since, next.Renewed = l.note, now, now
+		start := m.clock.now()
+		rec, err := m.claimer.Claim(bounded, marked, next)
+		cancel()
+		m.unmarkAll(l, marked, rec.Key, err)
 		switch {
-		case m.closing:
-			err = ErrClosed
-		case m.held[key] != nil:
-			err = fmt.Errorf("%w: held in this process", ErrHeld)
-		case !l.sess.gone:
-			m.held[key] = l
+		case err == nil:
+			err = m.grant(ctx, l, rec, start, options)
+			if err == nil {
+				return l, nil
+			}
+			m.mu.Lock()
+			m.unmark(l)
 			m.mu.Unlock()
-			return l, nil
+			if errors.Is(err, errLostMeanwhile) {
+				continue
+			}
+		case errors.Is(err, ErrConflict):
+			err = ErrHeld
 		}
-		m.mu.Unlock()
-		if err != nil {
-			return nil, err
-		}
+		return fail(err)
 	}
 }
 
-// adoptOnce looks at the record once. errWait: not yet.
-func (m *Manager) adoptOnce(ctx context.Context, l *Lease, token uint64) (judgement, error) {
+// markAll marks those of keys that nobody here holds or waits for. When they
+// are all in another claim, busy is closed at its end.
+func (m *Manager) markAll(l *Lease, keys []string) (marked []string, busy <-chan struct{}, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return nil, nil, ErrClosed
+	}
+	if l.sess.Load().gone {
+		return nil, nil, nil
+	}
+	for _, key := range keys {
+		if m.held[key] == nil && m.queues[key] == nil {
+			m.held[key] = l
+			marked = append(marked, key)
+		} else if ch := m.claimed(key); ch != nil {
+			busy = ch
+		}
+	}
+	if len(marked) > 0 {
+		l.busy = true
+		return marked, nil, nil
+	}
+	return nil, busy, nil
+}
+
+// unmarkAll leaves l marked under the key that it got only.
+func (m *Manager) unmarkAll(l *Lease, marked []string, got string, err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, key := range marked {
+		if err != nil && !errors.Is(err, ErrConflict) {
+			m.doubts[key] = 0
+		}
+		if err != nil || key != got {
+			if m.held[key] == l {
+				delete(m.held, key)
+			}
+			m.wake(key)
+		}
+	}
+	if err == nil {
+		l.key = got
+	}
+	l.finish()
+}
+
+// claimed gives a channel that is closed when the claim that key is marked for
+// has ended; nil when there is none. Called with mu held.
+func (m *Manager) claimed(key string) <-chan struct{} {
+	l := m.held[key]
+	if l == nil || l.key != "" {
+		return nil
+	}
+	x := l.extra()
+	if x.idle == nil {
+		x.idle = make(chan struct{})
+	}
+	return x.idle
+}
+
+// takeable leaves those of keys that are free, or whose holders are dead.
+func (m *Manager) takeable(ctx context.Context, keys []string) ([]string, error) {
+	var out []string
+	for _, key := range keys {
+		m.mu.Lock()
+		here := m.held[key] != nil || m.queues[key] != nil
+		m.mu.Unlock()
+		if here {
+			continue
+		}
+		free, err := m.isTakeable(ctx, key)
+		if err != nil {
+			return nil, &OpError{Op: "try", Key: key, Err: err}
+		}
+		if free {
+			out = append(out, key)
+		}
+	}
+	return out, nil
+}
+
+func (m *Manager) isTakeable(ctx context.Context, key string) (bool, error) {
 	ctx, cancel := m.bounded(ctx)
 	defer cancel()
-	rec, err := m.store.Load(ctx, l.key)
-	j := judgement{holder: rec}
-	switch {
-	case err != nil:
-		return j, err
-	case rec.Zero():
-		return j, fmt.Errorf("%w: there is no record any more", ErrLost)
-	case rec.Token != token:
-		return j, ErrConflict
+	rec, err := m.store.Load(ctx, key)
+	if err != nil || rec.Zero() || rec.Session != "" && rec.Session == m.SessionKey() {
+		return err == nil, err
 	}
-	m.mu.Lock()
-	former := m.former[rec.Session]
-	m.mu.Unlock()
-	if rec.Session != "" && !former {
-		if j, err = m.judge(ctx, rec); err != nil {
-			return j, err
-		}
-		if !j.free {
-			return j, errWait
-		}
-	}
-	l.note = rec.Note
-	now := time.Now()
-	next := l.sess.terms
-	next.Key, next.Note, next.Since, next.Renewed = l.key, l.note, now, now
-	got, err := m.store.Swap(ctx, rec, next, true)
-	if err != nil {
-		if !errors.Is(err, ErrConflict) {
-			m.doubt(l.key)
-		}
-		return judgement{holder: got}, err
-	}
-	return j, m.grant(ctx, l, got, m.clock.now(), Options{})
+	j, err := m.judge(ctx, rec)
+	return j.free, err
 }

@@ -26,8 +26,12 @@ func (m *Manager) Close(ctx context.Context) error {
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
-		<-m.closed
-		return m.closeErr
+		select {
+		case <-m.closed:
+			return m.closeErr
+		case <-bounds(ctx):
+			return fmt.Errorf("lease: close: still closing: %w", context.Cause(ctx))
+		}
 	}
 	m.closing = true
 	close(m.stop)
@@ -70,7 +74,7 @@ func (m *Manager) closeLeases() (left []*Lease, after []func()) {
 		switch {
 		case l.state.CompareAndSwap(statePending, stateClosed):
 			// Who asks for it gives it back when the store has answered.
-		case l.sess.lease != nil && l.state.CompareAndSwap(stateHeld, stateClosed):
+		case l.sess.Load().lease != nil && l.state.CompareAndSwap(stateHeld, stateClosed):
 			delete(m.held, l.key)
 			after = append(after, l.end())
 		case l.state.CompareAndSwap(stateHeld, stateReleased):

@@ -138,6 +138,8 @@ func New(c Config) (*Manager, error) {
 	m.clock.start()
 	m.sightings.seen = make(map[string]*sighting)
 	m.watcher, _ = c.Store.(Watcher)
+	m.claimer, _ = c.Store.(Claimer)
+	m.batcher, _ = c.Store.(Batcher)
 	_, m.instant = c.Store.(*MemStore)
 	if !c.NoLock {
 		m.boot = bootText()

@@ -14,7 +14,7 @@ type Lease struct {
 	m     *Manager
 	key   string
 	note  string
-	sess  *session
+	sess  atomic.Pointer[session]
 	since int64 // wall clock, for people
 	token atomic.Uint64
 	state atomic.Uint32
@@ -60,7 +60,7 @@ func (l *Lease) Since() time.Time { return time.Unix(0, l.since) }
 // instant at which it looks, also just after the process was stopped or the
 // machine asleep.
 func (l *Lease) Check() error {
-	if l.state.Load() == stateHeld && l.sess.check(l.m.clock.now()) {
+	if l.state.Load() == stateHeld && l.sess.Load().check(l.m.clock.now()) {
 		return nil
 	}
 	return l.failure("check")
@@ -91,13 +91,13 @@ func (l *Lease) failure(op string) error {
 		e.Err = ErrClosed
 	default:
 		l.m.mu.Lock()
-		e.Err = l.sess.err
+		e.Err = l.sess.Load().err
 		if l.x != nil && l.x.err != nil {
 			e.Err = l.x.err
 		}
 		l.m.mu.Unlock()
 		if e.Err == nil { // seen before the watchdog saw it
-			e.Err = l.sess.expired()
+			e.Err = l.sess.Load().expired()
 		}
 	}
 	return e
@@ -157,7 +157,7 @@ func (l *Lease) extra() *ending {
 // end makes the state final and returns what is to be called once mu is free.
 // It is called with mu held, by the one who changed the state.
 func (l *Lease) end() func() {
-	l.sess.stopTerm()
+	l.sess.Load().stopTerm()
 	x := l.x
 	if x == nil {
 		return nil
@@ -203,7 +203,7 @@ func (l *Lease) begin(ctx context.Context) error {
 	return nil
 }
 
-// done ends what begin began. Called with mu held.
+// finish ends what begin began. Called with mu held.
 func (l *Lease) finish() {
 	l.busy = false
 	if l.x != nil && l.x.idle != nil {
@@ -217,12 +217,33 @@ func (l *Lease) finish() {
 // error that leaves open whether the store did it, the old token still counts
 // here and the next Raise or Release finds out.
 func (l *Lease) Raise(ctx context.Context) (uint64, error) {
-	rec, err := l.change(ctx, "raise", func(r *Record) {}, true)
+	rec, err := l.change(ctx, "raise", true, nil, nil)
 	return rec.Token, err
 }
 
-// change swaps the record of a held lease.
-func (l *Lease) change(ctx context.Context, op string, edit func(*Record), newToken bool) (Record, error) {
+// Fix turns a lease that is renewed into one of a fixed term from now: it
+// survives the Manager and its process, and can be extended, released from
+// anywhere with key and token, or adopted by who is told them.
+func (l *Lease) Fix(ctx context.Context, term time.Duration) error {
+	if term < leastTTL {
+		return &OpError{Op: "fix", Key: l.key, Token: l.Token(), Err: fmt.Errorf("for %v, want %v or more", term, leastTTL)}
+	}
+	o := Options{Term: term}
+	s := newTerm(l.m, l, o)
+	start := l.m.clock.now()
+	_, err := l.change(ctx, "fix", false,
+		func(r *Record) { r.Session, r.Lock, r.Boot, r.TTL = "", "", "", term },
+		func() {
+			l.sess.Load().stopTerm()
+			s.startTerm(start, o)
+			l.sess.Store(s)
+		})
+	return err
+}
+
+// change swaps the record of a held lease. edit makes the new record, and done
+// is called with mu held when the store has it and the lease is still held.
+func (l *Lease) change(ctx context.Context, op string, newToken bool, edit func(*Record), done func()) (Record, error) {
 	m := l.m
 	if err := l.Check(); err != nil {
 		return Record{}, l.failure(op)
@@ -240,12 +261,14 @@ func (l *Lease) change(ctx context.Context, op string, edit func(*Record), newTo
 		return Record{}, l.failure(op)
 	}
 	prev := Record{Key: l.key, Token: l.token.Load(), Renewals: l.renewals}
-	next := l.sess.terms
+	next := l.sess.Load().terms
 	m.mu.Unlock()
 
 	next.Key, next.Note = l.key, l.note
 	next.Since, next.Renewed = time.Unix(0, l.since), time.Now()
-	edit(&next)
+	if edit != nil {
+		edit(&next)
+	}
 	rec, err := m.store.Swap(ctx, prev, next, newToken)
 	for range mostConflicts {
 		if err == nil || !errors.Is(err, ErrConflict) || !l.isOurs(rec) {
@@ -261,6 +284,9 @@ func (l *Lease) change(ctx context.Context, op string, edit func(*Record), newTo
 	case err == nil:
 		l.renewals = rec.Renewals
 		l.token.Store(rec.Token)
+		if done != nil && !l.over() {
+			done()
+		}
 	case errors.Is(err, ErrConflict):
 		after = l.taken(rec)
 	}
@@ -270,6 +296,14 @@ func (l *Lease) change(ctx context.Context, op string, edit func(*Record), newTo
 		after()
 	}
 	if over {
+		if err == nil && l.state.Load() == stateLost {
+			// Written too late: nobody is to wait for what nobody has.
+			ctx, cancel := m.cleanup(ctx)
+			defer cancel()
+			if err := m.store.Delete(ctx, rec); err != nil {
+				m.log.Warn("lease: a record that was changed too late is left to expire", "key", l.key, "err", err)
+			}
+		}
 		return Record{}, l.failure(op)
 	}
 	if err != nil {
@@ -281,7 +315,7 @@ func (l *Lease) change(ctx context.Context, op string, edit func(*Record), newTo
 // isOurs: the stored record is this lease's, under a token or a count that we
 // did not hear of. Only for leases that are in held.
 func (l *Lease) isOurs(rec Record) bool {
-	return rec.Token != 0 && (rec.Token == l.token.Load() || l.sess.key != "" && rec.Session == l.sess.key)
+	return rec.Token != 0 && (rec.Token == l.token.Load() || l.sess.Load().key != "" && rec.Session == l.sess.Load().key)
 }
 
 // taken ends a lease whose record turned out to be another's. Called with mu

@@ -96,7 +96,6 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 		return nil, &OpError{Op: "inspect", Key: prefix, Err: err}
 	}
 	now, wall := m.clock.mono(), time.Now()
-	own := m.SessionKey()
 	sessions := make(map[string]Record, len(list))
 	seen := make(map[string]int64, len(list))
 	for _, s := range list {
@@ -111,11 +110,15 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 		}
 		h := Holding{Key: rec.Key, Record: rec, Held: wall.Sub(rec.Since), Waiting: waiting[rec.Key]}
 		delete(waiting, rec.Key)
+		if h.Mine = m.holds(rec); h.Mine {
+			out = append(out, h)
+			continue
+		}
 		if rec.Session == "" {
 			h.Seen = time.Duration(now - m.sightings.note(rec, now))
 		} else if srec, ok := sessions[rec.Session]; !ok {
 			h.Orphan = true
-		} else if h.Mine = rec.Session == own; !h.Mine {
+		} else {
 			h.Seen = time.Duration(now - seen[rec.Session])
 			h.Dead, h.Known = Dead(srec)
 		}
@@ -126,6 +129,14 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 	}
 	slices.SortFunc(out, func(a, b Holding) int { return strings.Compare(a.Key, b.Key) })
 	return out, nil
+}
+
+// holds tells whether rec is a lease of this Manager.
+func (m *Manager) holds(rec Record) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	l := m.held[rec.Key]
+	return l != nil && !l.over() && l.token.Load() == rec.Token
 }
 
 // waiting lists those who wait here.

@@ -15,6 +15,8 @@ import (
 type Manager struct {
 	store   Store
 	watcher Watcher // nil: the store cannot wake waiters
+	claimer Claimer // nil: the store cannot find a free key by itself
+	batcher Batcher // nil: the store does one swap at a time
 	instant bool    // the store never blocks: no timeouts are needed
 	config  Config
 	log     *slog.Logger
@@ -113,8 +115,16 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 			m.mu.Unlock()
 			return nil, &OpError{Op: op, Key: key, Err: ErrClosed}
 		}
-		if l.sess.gone {
+		if l.sess.Load().gone {
 			m.mu.Unlock()
+			continue
+		}
+		if busy := m.claimed(key); busy != nil && !queueing {
+			m.mu.Unlock()
+			select { // it is free or held as soon as that claim has ended
+			case <-busy:
+			case <-ctx.Done():
+			}
 			continue
 		}
 		m.seq++
@@ -164,7 +174,7 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 func (m *Manager) newLease(ctx context.Context, key string, o Options, now time.Time) (*Lease, error) {
 	l := &Lease{m: m, key: key, note: o.Note, since: now.UnixNano()}
 	if o.Term > 0 {
-		l.sess = newTerm(m, l, o)
+		l.sess.Store(newTerm(m, l, o))
 		return l, nil
 	}
 	s := m.cur.Load()
@@ -174,7 +184,7 @@ func (m *Manager) newLease(ctx context.Context, key string, o Options, now time.
 			return nil, err
 		}
 	}
-	l.sess = s
+	l.sess.Store(s)
 	return l, nil
 }
 
@@ -219,7 +229,7 @@ func (m *Manager) ask(ctx context.Context, l *Lease, o Options, cur Record, now 
 			}
 			m.log.Info("lease: taking over", "key", l.key, "from", cur.Owner, "token", cur.Token, "because", j.why)
 		}
-		next := l.sess.terms
+		next := l.sess.Load().terms
 		next.Key, next.Note = l.key, l.note
 		next.Since, next.Renewed = now, now
 		start := m.clock.at(int64(now.Sub(m.clock.base)))
@@ -248,7 +258,7 @@ func (m *Manager) grant(ctx context.Context, l *Lease, rec Record, start int64, 
 	l.renewals = rec.Renewals
 	l.token.Store(rec.Token)
 	if o.Term > 0 {
-		l.sess.startTerm(start, o)
+		l.sess.Load().startTerm(start, o)
 	}
 	if l.state.CompareAndSwap(statePending, stateHeld) {
 		return nil
@@ -267,7 +277,7 @@ func (m *Manager) grant(ctx context.Context, l *Lease, rec Record, start int64, 
 // isLeftover: cur is a swap of ours whose answer was lost. While l is marked
 // in held nobody else here can have made it.
 func (m *Manager) isLeftover(l *Lease, cur Record) bool {
-	return cur.Session != "" && cur.Session == l.sess.key
+	return cur.Session != "" && cur.Session == l.sess.Load().key
 }
 
 // bounded limits one use of the store.

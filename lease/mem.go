@@ -20,6 +20,7 @@ type MemStore struct {
 	token   uint64
 	records map[string]*memRecord
 	terms   map[string]*memTerms // by session
+	idle    *memTerms            // without records, kept for the session's next one
 	watches memWatches
 }
 
@@ -225,7 +226,11 @@ func (s *MemStore) setTerms(r *memRecord, next *Record) {
 
 func (s *MemStore) dropTerms(t *memTerms) {
 	t.refs--
-	if t.refs == 0 && s.terms[t.session] == t {
-		delete(s.terms, t.session)
+	if t.refs > 0 || t == s.idle || s.terms[t.session] != t {
+		return
 	}
+	if old := s.idle; old != nil && old.refs == 0 {
+		delete(s.terms, old.session)
+	}
+	s.idle = t
 }

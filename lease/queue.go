@@ -207,12 +207,11 @@ func (m *Manager) attempt(ctx context.Context, w *waiter, key string, o Options,
 	}
 	m.mu.Lock()
 	w.holder = j.holder
-	m.unmark(l)
-	if q := m.queues[key]; q.heap[0] == w {
-		select { // the signal was for us
-		case <-w.wake:
-		default:
-		}
+	if m.held[key] == l {
+		delete(m.held, key)
+	}
+	if first := m.queues[key].heap[0]; first != w {
+		first.signal() // came meanwhile with a higher priority
 	}
 	m.mu.Unlock()
 	return true, nil, j, err
@@ -237,7 +236,7 @@ func (m *Manager) turn(ctx context.Context, w *waiter, key string, o Options) (b
 		}
 		m.mu.Lock()
 		mine = m.queues[key].heap[0] == w && m.held[key] == nil && !m.closing
-		gone := l.sess.gone
+		gone := l.sess.Load().gone
 		if mine && !gone {
 			m.held[key] = l
 		}

@@ -245,3 +245,8 @@ func forgetProofs(dir string) error {
 	}
 	return errors.Join(errs...)
 }
+
+// SweepRuns removes the run directories of dead processes beside this
+// Manager's own; see the function of that name. Call it when nothing needs
+// what is in them any more.
+func (m *Manager) SweepRuns() ([]string, error) { return SweepRuns(m.config.Dir) }

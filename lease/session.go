@@ -329,7 +329,7 @@ func (m *Manager) lose(s *session, why error) {
 		close(s.done)
 		m.former[s.key] = true
 		for _, l := range m.held {
-			if l.sess == s {
+			if l.sess.Load() == s {
 				drop(l)
 			}
 		}

@@ -41,6 +41,26 @@ func (m *Manager) termOver(s *session) {
 		return
 	}
 	m.lose(s, s.expired())
+	// Others would have to see the record unchanged for a whole term, so it is
+	// deleted here, after the margin of the holder's last operations.
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closing {
+		return
+	}
+	m.wg.Go(func() {
+		timer := time.NewTimer(m.config.Margin)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-m.stop:
+			return
+		}
+		if err := s.lease.Release(context.Background()); err != nil {
+			m.log.Warn("lease: the record of a fixed term is left to expire", "key", s.lease.key, "err", err)
+		}
+		m.wakeUp(s.lease.key)
+	})
 }
 
 // Extend makes a lease of a fixed term end d from now, or at Options.MostTerm
@@ -48,7 +68,7 @@ func (m *Manager) termOver(s *session) {
 // lease without a fixed term is renewed by its Manager and cannot be extended:
 // errors.ErrUnsupported.
 func (l *Lease) Extend(ctx context.Context, d time.Duration) (time.Duration, error) {
-	s := l.sess
+	s := l.sess.Load()
 	if s.lease == nil {
 		return 0, &OpError{Op: "extend", Key: l.key, Token: l.Token(), Err: fmt.Errorf("%w: it has no fixed term", errors.ErrUnsupported)}
 	}
@@ -62,7 +82,7 @@ func (l *Lease) Extend(ctx context.Context, d time.Duration) (time.Duration, err
 	if d <= 0 {
 		return 0, &OpError{Op: "extend", Key: l.key, Token: l.Token(), Err: errors.New("its longest term is used up")}
 	}
-	_, err := l.change(ctx, "extend", func(r *Record) { r.TTL = d }, false)
+	_, err := l.change(ctx, "extend", false, func(r *Record) { r.TTL = d }, nil)
 	if err != nil {
 		return 0, err
 	}

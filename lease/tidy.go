@@ -66,7 +66,8 @@ func (m *Manager) clearDoubt(ctx context.Context, key string) {
 		m.mu.Unlock() // who holds or asks for it finds out
 		return
 	}
-	l := &Lease{m: m, key: key, sess: s, since: time.Now().UnixNano()}
+	l := &Lease{m: m, key: key, since: time.Now().UnixNano()}
+	l.sess.Store(s)
 	m.held[key] = l
 	m.mu.Unlock()
 
