@@ -69,7 +69,7 @@ func runAgent(dir string) int {
 
 // serve is an agent on a connection, which it closes.
 func (c agentConfig) serve(ctx context.Context, dir string, conn io.ReadWriteCloser, console io.Writer) (code int, err error) {
-	store := &inputStore{dir: c.Cache, most: c.CacheBytes, unpack: unpack}
+	store := &inputStore{dir: c.Cache, most: c.CacheBytes, unpack: unpacker(console)}
 	// The counterpart of a guest's own `echo c >/proc/sysrq-trigger`, for jobs
 	// that try what happens when a machine dies.
 	crash := fmt.Sprintf("%s=kill -9 %d", crashVar, os.Getpid())

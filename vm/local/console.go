@@ -10,26 +10,25 @@ import (
 )
 
 // consoleLog appends to a file that never gets longer than a bound: when it
-// would, the older half is dropped. For one writing process.
+// would, the older half is dropped. Others may append lines of their own, such
+// as the last words of a keeper's program.
 type consoleLog struct {
-	path string
 	most int64
-
 	mu   sync.Mutex
-	f    *os.File
-	size int64
+	to   *os.File // appends
+	f    *os.File // the same file, for halve
 }
 
 func openConsole(path string, most int64) (*consoleLog, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	to, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("console: %w", err)
 	}
-	size, err := f.Seek(0, io.SeekEnd)
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("console: %w", err), f.Close())
+		return nil, errors.Join(fmt.Errorf("console: %w", err), to.Close())
 	}
-	return &consoleLog{path: path, most: most, f: f, size: size}, nil
+	return &consoleLog{most: most, to: to, f: f}, nil
 }
 
 // drain takes all that r gives until it ends. It goes on when the file cannot
@@ -51,31 +50,33 @@ func (c *consoleLog) drain(r io.ReadCloser) {
 func (c *consoleLog) write(b []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.size+int64(len(b)) > c.most {
-		if err := c.halve(); err != nil {
+	fi, err := c.f.Stat()
+	if err != nil {
+		return err
+	}
+	if most := c.most / 2; int64(len(b)) > most {
+		b = b[int64(len(b))-most:]
+	}
+	if fi.Size()+int64(len(b)) > c.most {
+		if err := c.halve(fi.Size()); err != nil {
 			return err
 		}
 	}
-	if int64(len(b)) > c.most/2 {
-		b = b[int64(len(b))-c.most/2:]
-	}
-	n, err := c.f.WriteAt(b, c.size)
-	c.size += int64(n)
+	_, err = c.to.Write(b)
 	return err
 }
 
 // halve keeps the newest half of the bound. A reader at this moment may see
 // lines twice or torn: the console is for people.
-func (c *consoleLog) halve() error {
-	keep := make([]byte, min(c.most/2, c.size))
-	if _, err := c.f.ReadAt(keep, c.size-int64(len(keep))); err != nil && err != io.EOF {
+func (c *consoleLog) halve(size int64) error {
+	keep := make([]byte, min(c.most/2, size))
+	if _, err := c.f.ReadAt(keep, size-int64(len(keep))); err != nil && err != io.EOF {
 		return err
 	}
 	if _, err := c.f.WriteAt(keep, 0); err != nil {
 		return err
 	}
-	c.size = int64(len(keep))
-	return c.f.Truncate(c.size)
+	return c.f.Truncate(int64(len(keep)))
 }
 
 // consoleTail gives at most the last n bytes; nothing when there is no console.

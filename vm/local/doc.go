@@ -30,6 +30,9 @@
 // setsid, a double fork and the keeper's own violent death. Signals are sent by
 // pidfd after the start time was compared, so a reused process id is never hit.
 //
+// A job that wants to try what happens when its machine dies runs
+// eval "$BULLPEN_CRASH"; see crashVar.
+//
 // # Files
 //
 // The root belongs to one user (mode 0700); each machine is a folder there:

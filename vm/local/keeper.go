@@ -188,6 +188,11 @@ func (k *keeper) startAgent() (int, error) {
 func (k *keeper) watch(agent int, control io.Reader, signals <-chan os.Signal) (vm.EndKind, string) {
 	ended := make(chan syscall.WaitStatus, 1)
 	go reap(agent, ended)
+	return k.await(ended, control, signals)
+}
+
+// await returns when the agent has ended, the harness has, or a signal says so.
+func (k *keeper) await(ended <-chan syscall.WaitStatus, control io.Reader, signals <-chan os.Signal) (vm.EndKind, string) {
 	gone := make(chan struct{})
 	go func() {
 		_, _ = io.Copy(io.Discard, control) // whatever the reason, there is no driver any more

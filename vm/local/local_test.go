@@ -45,6 +45,9 @@ func testDriver(t testing.TB, c Config) *Driver {
 	if c.Root == "" {
 		c.Root = t.TempDir()
 	}
+	if testing.CoverMode() != "" { // else each process says on its console that it is missing
+		c.Env = append(c.Env, "GOCOVERDIR="+t.TempDir())
+	}
 	d, err := Open(c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })

@@ -79,8 +79,8 @@ func (m *machine) start(ctx context.Context, spec specRecord) error {
 		return err
 	}
 	err = r.started(ctx)
-	if err == nil && m.d.closing() {
-		err = errClosing // Close may have looked for runs before this one was there
+	if m.d.closing() {
+		err = errClosing // which may have killed it, or looked for runs before this one was there
 	}
 	if err != nil {
 		kctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.d.conf.KillTimeout)
