@@ -38,6 +38,12 @@ type ReconcileOptions struct {
 // itself at its start and every Config.Poll. The findings of hosts that answered
 // are complete; the error names those that did not.
 func (p *Pool) Reconcile(ctx context.Context, o ReconcileOptions) ([]Finding, error) {
+	p.mu.Lock()
+	closing := p.closing
+	p.mu.Unlock()
+	if closing {
+		return nil, &OpError{Op: "reconcile", Err: ErrClosed}
+	}
 	var all []Finding
 	var errs []error
 	for _, h := range p.hosts {
