@@ -17,8 +17,6 @@ import (
 // testRole tells a process that it is started by a test, to be something else.
 const testRole = "BULLPEN_LOCAL_TEST"
 
-func runHarness() {}
-
 func TestMain(m *testing.M) {
 	Main()
 	switch os.Getenv(testRole) {
