@@ -236,10 +236,14 @@ func (s *super) hasSuper(group uint64) bool {
 func (v *Volume) inodeTable(group uint64) (uint64, error) {
 	perBlock := v.blockSize / v.descSize
 	index := group / perBlock
-	block := v.firstData + 1 + index
+	super := superOffset / v.blockSize // the first group's first block is another one with bigalloc
+	block := super + 1 + index
 	if index >= v.firstMetaBG {
 		first := index * perBlock
 		block = v.firstData + first*v.blocksPerGroup
+		if first == 0 {
+			block = super
+		}
 		if v.hasSuper(first) {
 			block++
 		}
