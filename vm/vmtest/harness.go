@@ -289,3 +289,18 @@ func (e *env) cleanup() {
 		e.ok(d.Close(), "cleanup: Close")
 	}
 }
+
+// Rule is one rule of the suite.
+type Rule struct {
+	Check string // as in Violation
+	Text  string
+}
+
+// Rules lists what the suite checks, in order.
+func Rules() []Rule {
+	var r []Rule
+	for _, c := range all() {
+		r = append(r, Rule{c.name, c.rule})
+	}
+	return r
+}

@@ -120,4 +120,3 @@ func TestFakeConformsHoweverItIsWrapped(t *testing.T) {
 		})
 	}
 }
-
