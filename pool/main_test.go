@@ -100,7 +100,7 @@ func (w *world) shut() {
 
 func (w *world) acquire(want Want) *Guest {
 	w.Helper()
-	ctx, cancel := context.WithTimeout(w.Context(), time.Hour)
+	ctx, cancel := context.WithTimeout(w.Context(), 3*time.Hour)
 	defer cancel()
 	g, err := w.Acquire(ctx, want)
 	require.NoError(w, err)

@@ -99,7 +99,7 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 	if place := p.q.Place(&w.q); place > 0 {
 		parts = append(parts, fmt.Sprintf("%d before it", place))
 	}
-	if !p.store.Over(now) {
+	if p.storeErr != nil {
 		parts = append(parts, fmt.Sprintf("lease store: %v", p.storeErr))
 	}
 	for _, t := range p.templates {
