@@ -73,6 +73,10 @@ func constant(s *source, d *ast.GenDecl, v *ast.ValueSpec, written map[string]bo
 		return false
 	}
 	for i, value := range v.Values {
+		_, alias := value.(*ast.SelectorExpr) // of another package's error
+		if alias && strings.HasPrefix(v.Names[i].Name, "Err") {
+			continue
+		}
 		if !fixed(s, value, v.Names[i].IsExported()) {
 			return false
 		}
@@ -235,6 +239,7 @@ func TestTheStateRuleTellsStateFromConstants(t *testing.T) {
 		"//go:embed page\nvar page string":                                       true,
 		`var names = [...]string{"a"}`:                                           true,
 		`var magic = []byte("x")`:                                                true,
+		`var ErrGone = other.ErrGone`:                                            true,
 		`var Names = []string{"a"}`:                                              false,
 		`var cache = map[string]int{}`:                                           true,
 		`var cache = make(map[string]int)`:                                       false,

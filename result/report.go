@@ -1,6 +1,7 @@
 package result
 
 import (
+	"iter"
 	"slices"
 	"sync"
 	"time"
@@ -51,6 +52,20 @@ func (r *Report) Cases() []Case {
 		cases[i] = c.clone()
 	}
 	return cases
+}
+
+// All yields the cases in the order of their first Add, as they are at the moment
+// of the call, without copying them: what they hold must not be changed. It is
+// for encoders; Cases gives copies.
+func (r *Report) All() iter.Seq[Case] {
+	kept := r.snapshot()
+	return func(yield func(Case) bool) {
+		for _, c := range kept {
+			if !yield(*c) {
+				return
+			}
+		}
+	}
 }
 
 // snapshot gives the cases as they are kept: they are replaced, never changed.

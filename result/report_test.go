@@ -160,6 +160,13 @@ func TestACaseInTheReportIsOutOfReachOfItsCaller(t *testing.T) {
 	assert.Equal(t, result.Passed, again.Attempts[0].Status)
 	_, ok = r.Case("", "b")
 	assert.False(t, ok)
+	r.Add(result.Case{Name: "b", Status: result.Passed})
+	for c := range r.All() {
+		r.Add(result.Case{Name: "c", Status: result.Passed}) // not in what is walked
+		assert.Equal(t, "a", c.Name)
+		break
+	}
+	assert.Equal(t, 3, r.Len())
 }
 
 func TestReportIsSafeForConcurrentUse(t *testing.T) {

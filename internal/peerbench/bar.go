@@ -58,12 +58,12 @@ func (b bar) line(value float64, note string) string {
 	case b.stretch > 0 && value <= b.stretch:
 		word = "ok+" // the stretch is reached too
 	}
-	line := fmt.Sprintf("%-50s %10s %10s %-6s", b.fullName(), number(value)+b.unit, number(b.most)+b.unit, word)
+	line := fmt.Sprintf("%-54s %10s %10s %-6s", b.fullName(), number(value)+b.unit, number(b.most)+b.unit, word)
 	return strings.TrimRight(line+" "+note, " ")
 }
 
 func (b bar) String() string {
-	line := fmt.Sprintf("%-50s %10s", b.fullName(), number(b.most)+b.unit)
+	line := fmt.Sprintf("%-54s %10s", b.fullName(), number(b.most)+b.unit)
 	if b.stretch > 0 {
 		line += " stretch " + number(b.stretch) + b.unit
 	}

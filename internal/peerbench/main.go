@@ -79,7 +79,7 @@ func measureAll(ctx context.Context, out io.Writer, chosen []bar, full bool) int
 		}
 		cancel()
 		if err != nil {
-			fmt.Fprintf(out, "%-50s %10s %10s error  %v\n", b.fullName(), "-", number(b.most), err)
+			fmt.Fprintf(out, "%-54s %10s %10s error  %v\n", b.fullName(), "-", number(b.most), err)
 			code = 2
 			if errors.Is(err, context.Canceled) && ctx.Err() != nil {
 				return code

@@ -56,7 +56,7 @@ type pack struct {
 // Write writes the whole report. Cases of one suite need not be neighbours.
 func Write(w io.Writer, r *result.Report, o *Options) error {
 	e := NewEncoder(w, o)
-	for _, c := range r.Cases() {
+	for c := range r.All() {
 		if err := e.Encode(c); err != nil {
 			return err
 		}

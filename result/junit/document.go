@@ -3,6 +3,7 @@ package junit
 import (
 	"encoding/xml"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -47,7 +48,7 @@ func (t *totals) add(o totals) {
 type testcase struct {
 	Name          string        `xml:"name,attr"`
 	Class         string        `xml:"classname,attr"`
-	Time          millis        `xml:"time,attr"`
+	Time          string        `xml:"time,attr"`
 	Properties    *propertyList `xml:"properties"`
 	Failure       *problem      `xml:"failure"`
 	RerunFailures []*rerun      `xml:"rerunFailure"`
@@ -88,9 +89,15 @@ type skipped struct {
 // millis is a duration that is written as seconds with three decimals.
 type millis time.Duration
 
-func (m millis) MarshalXMLAttr(name xml.Name) (xml.Attr, error) {
+func (m millis) String() string {
 	ms := time.Duration(m).Milliseconds()
-	return xml.Attr{Name: name, Value: fmt.Sprintf("%d.%03d", ms/1000, ms%1000)}, nil
+	text := strconv.AppendInt(make([]byte, 0, 16), ms/1000, 10)
+	fraction := strconv.Itoa(int(1000 + ms%1000))
+	return string(append(append(text, '.'), fraction[1:]...))
+}
+
+func (m millis) MarshalXMLAttr(name xml.Name) (xml.Attr, error) {
+	return xml.Attr{Name: name, Value: m.String()}, nil
 }
 
 // clean makes text that XML 1.0 can carry: control characters, surrogates, the

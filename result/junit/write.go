@@ -1,12 +1,14 @@
 package junit
 
 import (
+	"cmp"
 	"encoding/xml"
 	"fmt"
 	"io"
-	"maps"
+	"iter"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/bullpen-vm/bullpen/internal/atomicfile"
@@ -40,7 +42,7 @@ func Write(w io.Writer, r *result.Report, o *Options) error {
 	}
 	encoder := xml.NewEncoder(w)
 	encoder.Indent("", "  ")
-	if err := encoder.Encode(document(r.Cases(), o)); err != nil {
+	if err := encoder.Encode(document(r.All(), o)); err != nil {
 		return fmt.Errorf("junit: %w", err)
 	}
 	if _, err := io.WriteString(w, "\n"); err != nil {
@@ -60,7 +62,7 @@ func WriteFile(path string, r *result.Report, o *Options) error {
 
 // document groups the cases into suites and adds them up, so that every total
 // is the sum of what is written below it, rounding included.
-func document(cases []result.Case, o *Options) *suites {
+func document(cases iter.Seq[result.Case], o *Options) *suites {
 	all := &suites{Name: clean(o.Name)}
 	index := make(map[string]*suite)
 	fallback := o.Suite
@@ -70,20 +72,20 @@ func document(cases []result.Case, o *Options) *suites {
 	if fallback == "" {
 		fallback = "tests"
 	}
-	for i := range cases {
-		c := &cases[i]
+	shared := properties(o.Properties)
+	for c := range cases {
 		name := c.Suite
 		if name == "" {
 			name = fallback
 		}
 		s := index[name]
 		if s == nil {
-			s = &suite{Name: clean(name), HostName: clean(o.HostName), Properties: properties(o.Properties)}
+			s = &suite{Name: clean(name), HostName: clean(o.HostName), Properties: shared}
 			index[name] = s
 			all.Suites = append(all.Suites, s)
 		}
-		s.Cases = append(s.Cases, testCase(c, s.Name, o))
-		s.count(c)
+		s.Cases = append(s.Cases, testCase(&c, s.Name, o))
+		s.count(&c)
 	}
 	for _, s := range all.Suites {
 		all.add(s.totals)
@@ -92,38 +94,16 @@ func document(cases []result.Case, o *Options) *suites {
 }
 
 func testCase(c *result.Case, suiteName string, o *Options) *testcase {
-	t := &testcase{Name: clean(c.Name), Class: suiteName, Time: seconds(c.Duration)}
-	facts := maps.Clone(c.Properties)
-	if facts == nil {
-		facts = make(map[string]string)
+	t := &testcase{Name: clean(c.Name), Class: suiteName, Time: seconds(c.Duration).String()}
+	t.Properties = facts(c)
+	because := func() *problem {
+		return &problem{Message: result.Shorten(c.Message, 200), Type: string(c.Status), Text: clean(c.Message)}
 	}
-	if machine := c.Machine(); machine != "" && facts["machine"] == "" {
-		facts["machine"] = machine
-	}
-	if len(c.Attempts) > 1 {
-		facts["attempts"] = strconv.Itoa(len(c.Attempts))
-	}
-	if c.Flaky {
-		facts["flaky"] = "true"
-	}
-	for name, v := range c.Metrics {
-		facts["metric."+name] = strconv.FormatFloat(v, 'g', -1, 64)
-	}
-	for i, a := range c.Artifacts {
-		place := a.File
-		if place == "" {
-			place = a.Path
-		}
-		facts[fmt.Sprintf("artifact.%d", i+1)] = place
-	}
-	t.Properties = properties(facts)
-
-	p := &problem{Message: result.Shorten(c.Message, 200), Type: string(c.Status), Text: clean(c.Message)}
 	switch c.Status {
 	case result.Failed, result.TimedOut:
-		t.Failure = p
+		t.Failure = because()
 	case result.Errored, result.Aborted:
-		t.Error = p
+		t.Error = because()
 	case result.Blocked:
 		t.Skipped = &skipped{Message: result.Shorten("blocked: "+c.Message, 200)}
 	case result.Skipped:
@@ -166,15 +146,54 @@ func undecided(c *result.Case) []result.Attempt {
 	return rest
 }
 
+// facts are the properties of a case, and what Surefire has no word for.
+func facts(c *result.Case) *propertyList {
+	list := &propertyList{Properties: make([]property, 0, len(c.Properties)+1)}
+	add := func(name, value string) {
+		list.Properties = append(list.Properties, property{clean(name), clean(value)})
+	}
+	for name, value := range c.Properties {
+		add(name, value)
+	}
+	if machine := c.Machine(); machine != "" && c.Properties["machine"] == "" {
+		add("machine", machine)
+	}
+	if len(c.Attempts) > 1 {
+		add("attempts", strconv.Itoa(len(c.Attempts)))
+	}
+	if c.Flaky {
+		add("flaky", "true")
+	}
+	for name, v := range c.Metrics {
+		add("metric."+name, strconv.FormatFloat(v, 'g', -1, 64))
+	}
+	for i, a := range c.Artifacts {
+		place := a.File
+		if place == "" {
+			place = a.Path
+		}
+		add("artifact."+strconv.Itoa(i+1), place)
+	}
+	return list.sorted()
+}
+
 func properties(facts map[string]string) *propertyList {
-	if len(facts) == 0 {
+	list := &propertyList{}
+	for name, value := range facts {
+		list.Properties = append(list.Properties, property{clean(name), clean(value)})
+	}
+	return list.sorted()
+}
+
+// sorted gives the list by name, and nil for an empty one.
+func (l *propertyList) sorted() *propertyList {
+	if len(l.Properties) == 0 {
 		return nil
 	}
-	list := &propertyList{}
-	for _, name := range slices.Sorted(maps.Keys(facts)) {
-		list.Properties = append(list.Properties, property{clean(name), clean(facts[name])})
-	}
-	return list
+	slices.SortFunc(l.Properties, func(a, b property) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Value, b.Value))
+	})
+	return l
 }
 
 // count adds one case to the suite's totals.
