@@ -19,14 +19,14 @@ func TestProductionPackagesHaveNoInitAndNoStateOfTheirOwn(t *testing.T) {
 		}
 	}
 	for _, files := range packages {
-		changed := written(files)
+		known := factsOf(files)
 		for _, s := range files {
-			checkState(t, s, changed)
+			checkState(t, s, known)
 		}
 	}
 }
 
-func checkState(t *testing.T, s *source, changed map[string]bool) {
+func checkState(t *testing.T, s *source, known facts) {
 	t.Helper()
 	for _, d := range s.file.Decls {
 		switch d := d.(type) {
@@ -40,7 +40,7 @@ func checkState(t *testing.T, s *source, changed map[string]bool) {
 			}
 			for _, spec := range d.Specs {
 				v := spec.(*ast.ValueSpec)
-				if !constant(s, d, v, changed) {
+				if !constant(s, d, v, known) {
 					t.Errorf("%s: var %s is state of the package, or looks like it: make it a field, a constant or a func", s.set.Position(v.Pos()), v.Names[0])
 				}
 			}
@@ -55,12 +55,12 @@ var immutable = []string{"errors.New", "fmt.Errorf", "regexp.MustCompile", "crc3
 // interface assertion, embedded text, the result of a func that is known to give
 // what cannot be changed, or an unexported table that nothing in the package
 // writes to.
-func constant(s *source, d *ast.GenDecl, v *ast.ValueSpec, written map[string]bool) bool {
+func constant(s *source, d *ast.GenDecl, v *ast.ValueSpec, known facts) bool {
 	if v.Names[0].Name == "_" {
 		return true
 	}
 	for _, name := range v.Names {
-		if written[name.Name] {
+		if known.written[name.Name] {
 			return false
 		}
 	}
@@ -77,7 +77,7 @@ func constant(s *source, d *ast.GenDecl, v *ast.ValueSpec, written map[string]bo
 		if alias && strings.HasPrefix(v.Names[i].Name, "Err") {
 			continue
 		}
-		if !fixed(s, value, v.Names[i].IsExported()) {
+		if !fixed(s, value, v.Names[i].IsExported(), known) {
 			return false
 		}
 	}
@@ -86,14 +86,22 @@ func constant(s *source, d *ast.GenDecl, v *ast.ValueSpec, written map[string]bo
 
 // fixed reports whether a value cannot be changed, or only by writing to the
 // variable.
-func fixed(s *source, value ast.Expr, exported bool) bool {
+func fixed(s *source, value ast.Expr, exported bool, known facts) bool {
 	switch e := value.(type) {
 	case *ast.CallExpr:
 		if slices.Contains(immutable, s.code(e.Fun)) {
 			return true
 		}
-		_, conversion := e.Fun.(*ast.ArrayType)
-		return conversion && !exported
+		switch f := e.Fun.(type) {
+		case *ast.ArrayType: // a conversion, such as []byte("...")
+			return !exported
+		case *ast.FuncLit:
+			return !exported && plain(f.Type)
+		case *ast.Ident:
+			own := known.funcs[f.Name]
+			return own != nil && !exported && plain(own)
+		}
+		return false
 	case *ast.CompositeLit:
 		kind := s.code(e.Type)
 		return !exported && !strings.HasPrefix(kind, "sync.") && !strings.HasPrefix(kind, "atomic.")
@@ -103,15 +111,37 @@ func fixed(s *source, value ast.Expr, exported bool) bool {
 	return false
 }
 
+// plain reports whether a func gives one value that holds no other: text, a
+// number or an array.
+func plain(f *ast.FuncType) bool {
+	if f.Results == nil || len(f.Results.List) != 1 {
+		return false
+	}
+	switch t := f.Results.List[0].Type.(type) {
+	case *ast.ArrayType:
+		return t.Len != nil
+	case *ast.Ident:
+		return slices.Contains([]string{"string", "bool", "int", "int64", "uint32", "uint64", "float64"}, t.Name)
+	}
+	return false
+}
+
 func (s *source) code(n ast.Node) string {
 	return string(s.text[s.set.Position(n.Pos()).Offset:s.set.Position(n.End()).Offset])
 }
 
-// written gives the names that the code of a package assigns to, in part or as a
-// whole, or takes the address of. A local variable of the same name counts too:
-// choose another one.
-func written(files []*source) map[string]bool {
-	names := map[string]bool{}
+// facts are what the code of a package says about its names.
+type facts struct {
+	// written are the names that it assigns to, in part or as a whole, or takes
+	// the address of. A local variable of the same name counts too: choose
+	// another one.
+	written map[string]bool
+	funcs   map[string]*ast.FuncType
+}
+
+func factsOf(files []*source) facts {
+	known := facts{map[string]bool{}, map[string]*ast.FuncType{}}
+	names := known.written
 	note := func(e ast.Expr) {
 		for {
 			switch x := e.(type) {
@@ -132,6 +162,10 @@ func written(files []*source) map[string]bool {
 	for _, s := range files {
 		ast.Inspect(s.file, func(n ast.Node) bool {
 			switch n := n.(type) {
+			case *ast.FuncDecl:
+				if n.Recv == nil {
+					known.funcs[n.Name.Name] = n.Type
+				}
 			case *ast.AssignStmt:
 				if n.Tok != token.DEFINE {
 					for _, left := range n.Lhs {
@@ -152,7 +186,7 @@ func written(files []*source) map[string]bool {
 			return true
 		})
 	}
-	return names
+	return known
 }
 
 // methods that are what their interface in the standard library says.
@@ -248,6 +282,10 @@ func TestTheStateRuleTellsStateFromConstants(t *testing.T) {
 		`var mu = sync.Mutex{}`:                                                  false,
 		`var n = &thing{}`:                                                       false,
 		`var a, b = errors.New("a"), other()`:                                    false,
+		"var t = func() [2]int { return [2]int{} }()":                            true,
+		"var t = func() []int { return nil }()":                                  false,
+		"var t = text()\nfunc text() string { return \"\" }":                     true,
+		"var t = text()\nfunc text() *int { return nil }":                        false,
 		"var names = []int{1}\nfunc f() { names[0] = 2 }":                        false,
 		"var names = []int{1}\nfunc f() { names = nil }":                         false,
 		"var table = struct{ a []int }{}\nfunc f() { table.a[1]++ }":             false,
@@ -257,7 +295,7 @@ func TestTheStateRuleTellsStateFromConstants(t *testing.T) {
 	} {
 		s := parse(t, "package p\n"+text)
 		d := s.file.Decls[0].(*ast.GenDecl)
-		if got := constant(s, d, d.Specs[0].(*ast.ValueSpec), written([]*source{s})); got != want {
+		if got := constant(s, d, d.Specs[0].(*ast.ValueSpec), factsOf([]*source{s})); got != want {
 			t.Errorf("%s: constant is %v, want %v", text, got, want)
 		}
 	}
