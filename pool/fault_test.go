@@ -136,7 +136,7 @@ func underFault(t *testing.T, state string, fault fake.Fault) {
 		require.NoError(t, vm.ProveClean(t.Context(), g.Machine()))
 		w.release(g)
 	}
-	time.Sleep(10 * time.Minute)
+	time.Sleep(20 * time.Minute)
 	require.Equal(t, 1, w.Stats().Ready, w)
 	require.LessOrEqual(t, h.Peak(), 2)
 	w.finish()
