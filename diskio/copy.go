@@ -79,10 +79,7 @@ func (s *scan) write(ctx context.Context, f *os.File, plan *ext4.Plan) error {
 
 // copyJobs cuts the work, in the order that data has in the image.
 func (s *scan) copyJobs() []copyJob {
-	byNumber := func(a, b *packFile) int { return cmp.Compare(a.node.Number(), b.node.Number()) }
-	if !slices.IsSortedFunc(s.files, byNumber) {
-		slices.SortFunc(s.files, byNumber)
-	}
+	s.sortFiles()
 	var jobs []copyJob
 	open := int64(0) // bytes in the last job, while more small files may join
 	for i, p := range s.files {
@@ -117,6 +114,14 @@ func (s *scan) copyJobs() []copyJob {
 	return jobs
 }
 
+// sortFiles puts files in the order of their data in the planned image.
+func (s *scan) sortFiles() {
+	byNumber := func(a, b *packFile) int { return cmp.Compare(a.node.Number(), b.node.Number()) }
+	if !slices.IsSortedFunc(s.files, byNumber) {
+		slices.SortFunc(s.files, byNumber)
+	}
+}
+
 // copier is one worker's state.
 type copier struct {
 	out       *os.File // with an offset of its own
@@ -141,7 +146,9 @@ func newCopier(f *os.File, exclusive *sync.Map) (*copier, error) {
 }
 
 func (c *copier) close() {
-	c.out.Close()
+	if c.out != nil {
+		c.out.Close()
+	}
 	if c.dirFile != nil {
 		c.dirFile.Close()
 	}

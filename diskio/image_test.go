@@ -192,8 +192,11 @@ func TestAnImagePassesTheStandardTestOfFileSystems(t *testing.T) {
 	t.Parallel()
 	dir := sampleTree(t)
 	require.NoError(t, os.Remove(filepath.Join(dir, "names/latin-\xfc"))) // fs.ValidPath wants UTF-8
-	for _, dangling := range []string{"link59", "link60", "link-long"} {
-		require.NoError(t, os.Remove(filepath.Join(dir, dangling)))
+	for _, name := range []string{"link59", "link60", "link-long", "deep/er/up"} {
+		require.NoError(t, os.Remove(filepath.Join(dir, name)))
+	}
+	for _, large := range []string{"sparse", "large", "deep/hard"} { // it reads by single bytes
+		require.NoError(t, os.Truncate(filepath.Join(dir, large), 10_000))
 	}
 	_, f := pack(t, Folder(dir), nil)
 	require.NoError(t, fstest.TestFS(f, "empty", "deep/er/and/deeper/file", "link", "sparse"))

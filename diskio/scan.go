@@ -49,13 +49,14 @@ type scan struct {
 	hosts []*hostRoot // to be closed
 
 	options PackOptions
+	began   time.Time
 	folders map[string]*ext4.Node    // by path in the image
 	linked  map[[2]uint64]*ext4.Node // files with several names, by device and inode
 }
 
 // scanTree looks at all of a tree. The caller closes the scan.
 func scanTree(ctx context.Context, t *Tree, o PackOptions) (*scan, error) {
-	s := &scan{options: o, linked: map[[2]uint64]*ext4.Node{}}
+	s := &scan{options: o, began: time.Now(), linked: map[[2]uint64]*ext4.Node{}}
 	s.root = s.node(ext4.ModeDir | 0o755)
 	s.folders = map[string]*ext4.Node{".": s.root}
 	if err := s.tree(ctx, t); err != nil {

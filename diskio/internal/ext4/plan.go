@@ -31,6 +31,7 @@ type Options struct {
 // backups (sparse_super2), so that data is not interrupted.
 type Plan struct {
 	label  string
+	print  [32]byte // the fingerprint that uuid and hash are made from
 	uuid   [16]byte
 	hash   [16]byte // the seed of directory hashes
 	seed   uint32   // of checksums
@@ -83,9 +84,9 @@ func NewPlan(root *Node, o Options) (*Plan, error) {
 	if err := p.number(root, ".", sum); err != nil {
 		return nil, err
 	}
-	id := sum.Sum(nil)
-	copy(p.uuid[:], id)
-	copy(p.hash[:], id[16:])
+	sum.Sum(p.print[:0])
+	copy(p.uuid[:], p.print[:])
+	copy(p.hash[:], p.print[16:])
 	for _, u := range []*[16]byte{&p.uuid, &p.hash} { // RFC 9562, version 8
 		u[6] = u[6]&0x0F | 0x80
 		u[8] = u[8]&0x3F | 0x80
@@ -264,3 +265,7 @@ func (p *Plan) DataStart() int64 { return int64(p.data) * BlockSize }
 
 // UUID is the file system's.
 func (p *Plan) UUID() [16]byte { return p.uuid }
+
+// Fingerprint stands for all of the plan: two with the same one differ in
+// nothing but their files' data.
+func (p *Plan) Fingerprint() [32]byte { return p.print }
