@@ -32,6 +32,10 @@ func (j *job) collectBelow(p *part, dir, name string, seen map[string]bool) erro
 		return j.rec.Refuse(p.index, name, err.Error())
 	}
 	defer root.Close() // read only
+	// A walk would follow a link that it begins at.
+	if info, err := root.Lstat(name); err == nil && info.Mode()&fs.ModeSymlink != 0 {
+		return j.collectFile(p, root, name, fs.FileInfoToDirEntry(info))
+	}
 	return fs.WalkDir(root.FS(), name, func(at string, d fs.DirEntry, err error) error {
 		if err != nil {
 			if at == name && errors.Is(err, fs.ErrNotExist) {

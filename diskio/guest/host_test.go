@@ -236,3 +236,15 @@ func exists(t *testing.T, path string) bool {
 	}
 	return err == nil
 }
+
+// any waits for the next frame on a stream, whatever it is.
+func (h *host) any(stream uint32) wire.Frame {
+	h.t.Helper()
+	select {
+	case f := <-h.queue(stream):
+		return f
+	case <-time.After(patience):
+		require.FailNow(h.t, "no frame", "on stream %d", stream)
+		panic("not reached")
+	}
+}

@@ -245,6 +245,11 @@ func (j *job) stepOrSkip(p *part, k int) (diskio.StepEnd, error) {
 		return skip("a step before it failed")
 	}
 	end, err := j.runStep(p, k, timeout)
+	if err == nil && j.st.context.Err() != nil {
+		// The machine ends, or has lost its host: this is not the step's end,
+		// and must not be told as one.
+		err = fmt.Errorf("step %d was killed: %w", k, context.Cause(j.st.context))
+	}
 	if err == nil && (end.Exit != 0 || end.Signal != "" || end.Error != "" || end.TimedOut) {
 		p.failed = true
 	}

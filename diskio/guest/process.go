@@ -146,7 +146,11 @@ func (a *Agent) supervise(p *process, l limits) how {
 			p.signal(syscall.SIGKILL)
 		case <-l.interrupted:
 			l.interrupted, h.cancelled = nil, true
-			p.signal(syscall.SIGINT)
+			select {
+			case <-l.killed: // asked for in the same moment: the case below
+			default:
+				p.signal(syscall.SIGINT)
+			}
 		case <-l.killed:
 			l.killed, h.cancelled = nil, true
 			p.signal(syscall.SIGKILL)
