@@ -80,6 +80,7 @@ func NewChannel(rw io.ReadWriteCloser, c ChannelConfig) *Channel {
 		wake:    make(chan struct{}, 1),
 		ready:   make(chan struct{}),
 		refused: make(chan struct{}),
+		broken:  make(chan struct{}),
 		deaf:    make(chan struct{}),
 		closing: make(chan struct{}),
 		done:    make(chan struct{}),
@@ -215,6 +216,7 @@ type link struct {
 	wake    chan struct{}   // tells the writer of welcome, refusal, cancels and grants
 	ready   chan struct{}   // closed when the guest is ready
 	refused chan struct{}   // closed at the first hello that is refused
+	broken  chan struct{}   // closed when a second hello ended what ran
 	deaf    chan struct{}   // closed when the writer has ended
 	closing chan struct{}   // closed by Close
 	done    chan struct{}   // closed when the reader has ended
@@ -311,26 +313,21 @@ func (l *link) open(n uint32) (*flow, error) {
 // waitReady waits for the guest's Ready.
 func (l *link) waitReady(ctx context.Context) (Greeting, error) {
 	since := time.Now()
-	select {
-	case <-l.ready:
-	default:
+	refused := l.refused
+	for waiting := true; waiting; {
 		select {
 		case <-l.ready:
-		case <-l.refused:
+			waiting = false
+		case <-refused:
 			l.mu.Lock()
 			accepted := l.phase != phaseNew
 			l.mu.Unlock()
 			if !accepted {
 				return Greeting{}, l.fail(OpReady, ErrRefused)
 			}
-			// An impostor came after the right one; go on waiting.
-			select {
-			case <-l.ready:
-			case <-l.done:
-				return Greeting{}, l.ended(OpReady)
-			case <-ctx.Done():
-				return Greeting{}, l.notReady(ctx, since)
-			}
+			refused = nil // an impostor's; the right one is on its way
+		case <-l.broken:
+			return Greeting{}, l.ended(OpReady)
 		case <-l.done:
 			return Greeting{}, l.ended(OpReady)
 		case <-ctx.Done():
@@ -380,6 +377,8 @@ func (l *link) ping(ctx context.Context) (time.Duration, error) {
 	select {
 	case <-pong:
 		return time.Since(start), nil
+	case <-l.broken:
+		return 0, l.ended(OpPing)
 	case <-l.done:
 		return 0, l.ended(OpPing)
 	case <-ctx.Done():

@@ -121,6 +121,7 @@ func (l *link) hello(body []byte) {
 		// The agent that had been welcomed is gone, and with it all that ran.
 		if l.err == nil {
 			l.err = fmt.Errorf("%w: a second one came, so the guest or its agent started anew", ErrRefused)
+			close(l.broken)
 		}
 		for _, f := range l.streams {
 			f.stop()
