@@ -185,6 +185,20 @@ func TestEachPackageSaysWhatItIsFor(t *testing.T) {
 	}
 }
 
+var foreignPath = regexp.MustCompile(`(?:^|[\s"'` + "`" + `(=:,])/(?:work|farm|tmp/bp|home/[a-z]+)/\S*`)
+
+func TestForeignPathsAreTold(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"see /work/main/x.go": true, `"/farm/a"`: true, "cd /home/joe/src": true, "(/tmp/bp/x)": true,
+		"the guest's /in/app.deb": false, "a/work/b": false, "$BULLPEN_WORK/x": false, "/tmp/bullpen-1000/x": false, "rework/": false,
+	} {
+		if got := foreignPath.MatchString(text); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
+		}
+	}
+}
+
 // Paths of the machine that something was written on mean nothing to others.
 func TestNoFileNamesAPathOfOneMachine(t *testing.T) {
 	t.Parallel()
@@ -192,7 +206,6 @@ func TestNoFileNamesAPathOfOneMachine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign := regexp.MustCompile(`(?:^|[\s"'` + "`" + `(=:,])/(?:work|farm|tmp/bp|home/[a-z]+)/\S*`)
 	for _, name := range names {
 		text, err := os.ReadFile(name)
 		if err != nil {
@@ -202,7 +215,7 @@ func TestNoFileNamesAPathOfOneMachine(t *testing.T) {
 			continue
 		}
 		for i, line := range strings.Split(string(text), "\n") {
-			if found := foreign.FindString(line); found != "" {
+			if found := foreignPath.FindString(line); found != "" {
 				t.Errorf("%s:%d names %s", name, i+1, strings.TrimSpace(found))
 			}
 		}

@@ -122,6 +122,9 @@ func TestTest2JSONReadsTheSameFromTheText(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, gojson.Write(&b, &r, nil))
 	tests, packages, outputs := consume(t, b.Bytes())
+	for i, want := range []string{"pass", "skip", "skip", "fail", "fail", "fail", "fail"} {
+		assert.Equal(t, want, tests[fmt.Sprintf("p Test%d", i)], "%s", result.Statuses()[i])
+	}
 	var text strings.Builder
 	for i := range result.Statuses() {
 		text.WriteString(outputs[fmt.Sprintf("p Test%d", i)])
