@@ -20,16 +20,18 @@ const closeWorkers = 16
 // expires by itself, or at once for those who can see that the flock is free.
 //
 // Close blocks until all goroutines have ended or ctx has; every operation on
-// the store is bounded by itself, so that a context that has already ended
-// still cleans up. Later calls wait for the first and give its error.
+// the store is bounded by itself, and a context that has ended before the call
+// still gives it half a TTL to clean up. Later calls wait for the first and give its error.
 func (m *Manager) Close(ctx context.Context) error {
+	ctx, cancel := m.bounds(ctx)
+	defer cancel()
 	m.mu.Lock()
 	if m.closing {
 		m.mu.Unlock()
 		select {
 		case <-m.closed:
 			return m.closeErr
-		case <-bounds(ctx):
+		case <-ctx.Done():
 			return fmt.Errorf("lease: close: still closing: %w", context.Cause(ctx))
 		}
 	}
@@ -54,18 +56,18 @@ func (m *Manager) Close(ctx context.Context) error {
 	select {
 	case <-ended:
 		return m.closeErr
-	case <-bounds(ctx):
+	case <-ctx.Done():
 		return fmt.Errorf("lease: close: the store has not answered yet; still closing: %w", context.Cause(ctx))
 	}
 }
 
-// bounds gives the channel that ends a Close: ctx's, unless it had ended
-// before, as test contexts have when they are cleaned up.
-func bounds(ctx context.Context) <-chan struct{} {
-	if ctx.Err() != nil {
-		return nil
+// bounds gives what ends a Close: ctx, unless it had ended before, as the
+// contexts of tests have when they are cleaned up.
+func (m *Manager) bounds(ctx context.Context) (context.Context, context.CancelFunc) {
+	if ctx.Err() == nil {
+		return ctx, func() {}
 	}
-	return ctx.Done()
+	return context.WithTimeout(context.WithoutCancel(ctx), 3*m.timeout)
 }
 
 // closeLeases ends all leases here. Called with mu held.

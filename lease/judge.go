@@ -22,6 +22,7 @@ type judgement struct {
 type sightings struct {
 	mu   sync.Mutex
 	seen map[string]*sighting
+	most int // how many may be remembered before the old ones are looked for
 }
 
 type sighting struct {
@@ -30,8 +31,8 @@ type sighting struct {
 	looked int64 // after the last load
 }
 
-// mostSightings is where those that nobody asked for lately are forgotten; a
-// forgotten one costs a new wait.
+// mostSightings is how many are always remembered. Beyond it those that nobody
+// asked for lately are forgotten; a forgotten one costs a new wait.
 const mostSightings = 4096
 
 // note takes down what a load that has just ended showed, and tells since when
@@ -41,8 +42,9 @@ func (g *sightings) note(rec Record, now int64) int64 {
 	defer g.mu.Unlock()
 	s := g.seen[rec.Key]
 	if s == nil || s.rec.Token != rec.Token || s.rec.Renewals != rec.Renewals {
-		if s == nil && len(g.seen) >= mostSightings {
+		if s == nil && len(g.seen) >= max(g.most, mostSightings) {
 			g.forget(now)
+			g.most = 2 * len(g.seen)
 		}
 		s = &sighting{since: now}
 		g.seen[rec.Key] = s
