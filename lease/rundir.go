@@ -193,10 +193,15 @@ func sweepRun(dir, lock, id string, proof bool) (bool, error) {
 	if !sameFile(f, lock) {
 		return false, nil
 	}
-	if proof {
-		if err := bury(dir, id); err != nil {
-			return false, err
-		}
+	if !proof {
+		// Who is making it may put a new lock there as soon as this one is
+		// gone; then the directory is not empty and stays.
+		err := os.Remove(lock)
+		_ = syscall.Rmdir(filepath.Dir(lock))
+		return false, err
+	}
+	if err := bury(dir, id); err != nil {
+		return false, err
 	}
 	return true, os.RemoveAll(filepath.Dir(lock))
 }
