@@ -135,6 +135,8 @@ type Agent struct {
 
 	incarnation string // said in the next hello
 
+	reapEvery time.Duration
+
 	starting sync.RWMutex // read-held from fork to entry in children
 	marking  sync.Mutex
 }
@@ -184,7 +186,7 @@ func New(c Config) (*Agent, error) {
 		return nil, fmt.Errorf("guest: boot id: %w", err)
 	}
 	return &Agent{c: c, boot: hex.EncodeToString(id), log: c.Logger, disks: map[int]bool{}, children: map[int]bool{},
-		changed: make(chan struct{}, 1), incarnation: c.Incarnation}, nil
+		changed: make(chan struct{}, 1), incarnation: c.Incarnation, reapEvery: reapInterval}, nil
 }
 
 // Run serves the host until it is told to power off (nil), the channel ends

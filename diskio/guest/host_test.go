@@ -105,7 +105,7 @@ func start(t *testing.T, change func(*Config)) *host {
 	require.NoError(t, err)
 	go func() { h.ended <- a.Run(t.Context()) }()
 	read := make(chan struct{})
-	go func() { defer close(read); h.read() }()
+	go func() { defer close(read); h.read(ours) }()
 	t.Cleanup(func() {
 		ours.Close()
 		<-read
@@ -130,8 +130,8 @@ func (h *host) queue(stream uint32) chan wire.Frame {
 	return q
 }
 
-func (h *host) read() {
-	r := wire.NewReader(h.conn)
+func (h *host) read(conn net.Conn) {
+	r := wire.NewReader(conn)
 	for {
 		f, err := r.Next()
 		if err != nil {

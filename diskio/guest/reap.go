@@ -73,7 +73,7 @@ func processes() []int {
 // had the time to wait for it.
 func (a *Agent) reapOrphans() {
 	seen := map[int]bool{}
-	for pause(a.context, reapInterval) {
+	for pause(a.context, a.reapEvery) {
 		now := map[int]bool{}
 		for _, pid := range zombies() {
 			if seen[pid] {

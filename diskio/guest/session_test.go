@@ -533,9 +533,10 @@ func TestAJobOutlivesItsChannelWhereTheAgentCanDialAgain(t *testing.T) {
 		}
 	})
 	serve := func() chan struct{} {
-		h.conn = <-conns
+		conn := <-conns
+		h.conn = conn
 		done := make(chan struct{})
-		go func() { defer close(done); h.read() }()
+		go func() { defer close(done); h.read(conn) }()
 		return done
 	}
 	read := serve()
@@ -586,9 +587,10 @@ func TestAGuestOutOfASavedStateLearnsItsIncarnation(t *testing.T) {
 		}
 	})
 	for i, want := range []string{"inc-1", "inc-2"} {
-		h.conn = <-conns
+		conn := <-conns
+		h.conn = conn
 		read := make(chan struct{})
-		go func() { defer close(read); h.read() }()
+		go func() { defer close(read); h.read(conn) }()
 		var hello wire.Hello
 		h.next(0, wire.KindHello, &hello)
 		require.Equal(t, want, hello.Incarnation)
