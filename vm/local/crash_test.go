@@ -92,16 +92,17 @@ func TestNothingIsLeftOfAHarnessThatWasKilled(t *testing.T) {
 		lines := bufio.NewScanner(out)
 		require.True(t, lines.Scan())
 		require.Equal(t, "ready", lines.Text())
-		var marks []string
+		var marks, errs []string
 		read := make(chan struct{})
 		go func() {
 			defer close(read)
 			for lines.Scan() {
 				kind, rest, _ := strings.Cut(lines.Text(), " ")
-				if kind != "mark" {
-					t.Error(lines.Text())
+				if kind == "mark" {
+					marks = append(marks, rest)
+				} else {
+					errs = append(errs, lines.Text())
 				}
-				marks = append(marks, rest)
 			}
 		}()
 		// This is no synchronisation: any moment is as good as another.
@@ -115,6 +116,9 @@ func TestNothingIsLeftOfAHarnessThatWasKilled(t *testing.T) {
 		}
 		_ = c.Wait() // killed
 		<-read
+		if len(victims) == 1 {
+			require.Empty(t, errs) // else it may have seen a machine die before it was hit itself
+		}
 		aftermath(t, root, marks)
 	}
 }

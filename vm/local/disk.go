@@ -39,17 +39,10 @@ func openDisk(path string, size int64) (*disk, error) {
 
 func (d *disk) ReadAt(b []byte, off int64) (int, error) { return d.f.ReadAt(b, off) }
 
-// WriteAt answers io.ErrShortWrite for what is beyond the end, as a block device does.
+// WriteAt refuses what goes beyond the end, whole, with io.ErrShortWrite.
 func (d *disk) WriteAt(b []byte, off int64) (int, error) {
-	if off < 0 || off > d.size {
-		return 0, fmt.Errorf("write at %d of a disk of %d bytes: %w", off, d.size, io.ErrShortWrite)
-	}
-	if room := d.size - off; int64(len(b)) > room {
-		n, err := d.f.WriteAt(b[:room], off)
-		if err == nil {
-			err = fmt.Errorf("write of %d bytes at %d of a disk of %d bytes: %w", len(b), off, d.size, io.ErrShortWrite)
-		}
-		return n, err
+	if off < 0 || off > d.size || int64(len(b)) > d.size-off {
+		return 0, fmt.Errorf("write of %d bytes at %d of a disk of %d bytes: %w", len(b), off, d.size, io.ErrShortWrite)
 	}
 	return d.f.WriteAt(b, off)
 }

@@ -55,7 +55,9 @@ func runKeeper(dir string) int {
 	runtime.LockOSThread()
 	syscall.CloseOnExec(channelFD)
 	syscall.CloseOnExec(controlFD)
-	signal.Ignore(syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGPIPE)
+	// Taken and dropped, not ignored: what is ignored here, or was by whoever
+	// started the harness, would be ignored by all jobs too.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT)
 	signals := make(chan os.Signal, 8)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGPWR)
 

@@ -24,6 +24,8 @@ func TestMain(m *testing.M) {
 		runMarked()
 	case "harness":
 		runHarness()
+	case "unprivileged":
+		os.Exit(runUnprivileged())
 	}
 	goleak.VerifyTestMain(m)
 }
@@ -52,8 +54,12 @@ func testDriver(t testing.TB, c Config) *Driver {
 	return d
 }
 
+func timeout() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 2*time.Minute)
+}
+
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := timeout()
 	t.Cleanup(cancel)
 	return ctx
 }
