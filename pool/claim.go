@@ -174,7 +174,7 @@ func (p *Pool) giveUp(u *unit, now time.Time) {
 	}
 	delete(p.live, u.incarnation)
 	delete(u.host.missing, u)
-	if u.state == kept {
+	if u.state == kept { // its lease was lost
 		p.kept--
 	}
 	leases := slices.Concat(u.extra, u.leases)

@@ -14,7 +14,7 @@ import (
 const closeTimeout = time.Minute
 
 // Close ends the pool: those who wait get ErrClosed, machines that nobody holds
-// are destroyed at once, guests are waited for until ctx or Config.Drain ends,
+// are destroyed at once, guests and kept machines are waited for until ctx or Config.Drain ends,
 // and then taken away and destroyed too. It returns when all goroutines of the
 // pool have ended and all leases are given back. Destroying goes on for a minute
 // after ctx has ended, so that a context that ended long ago cleans up as well.
@@ -37,14 +37,14 @@ func (p *Pool) Close(ctx context.Context) error {
 	p.closing = true
 	now := time.Now()
 	p.note(Event{Kind: EventClosing})
+	for t := range p.tickets {
+		p.endTicket(t, ErrClosed, now)
+	}
 	p.refuseAll()
 	p.softStop() // boots and renewals end, and their workers destroy what they made
 	for u := range p.units {
-		switch u.state {
-		case ready:
+		if u.state == ready {
 			p.discard(u, "the pool closes")
-		case kept:
-			p.destroy(u, "the pool closes")
 		}
 		// One that is held without a guest was granted at this instant: its
 		// waiter hands it out, or gives it back to be destroyed.
@@ -110,6 +110,11 @@ func (p *Pool) drain(ctx context.Context, began time.Time) []error {
 	var errs []error
 	p.mu.Lock()
 	for u := range p.units {
+		if u.state == kept {
+			errs = append(errs, fmt.Errorf("machine %s was kept for %s and is destroyed", u.name, orSomebody(u.keptFor)))
+			p.endHold(u, "the pool closes")
+			continue
+		}
 		if u.state != held || u.guest == nil {
 			continue
 		}

@@ -144,6 +144,8 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 		p.stats.failures++
 		p.machineFailed(u.host, t, reason, now)
 		p.destroy(u, "it is broken: "+reason.Error())
+	case u.host.paused:
+		p.destroy(u, "its host is paused")
 	case p.yields(u, now):
 		p.destroy(u, "its slot is needed for another template")
 	case ends && idle == 0 && p.unneeded(u):

@@ -260,6 +260,7 @@ func (p *Pool) settle(u *unit, began time.Time, err error) {
 		p.destroy(u, "the pool closes")
 	case err == nil:
 		p.succeeded(u, now)
+		u.template.took = took
 		u.bootTime, u.recycle, u.ended = took, false, false
 		p.stats.boots++
 		p.noteUnit(EventReady, u, "", took, nil)

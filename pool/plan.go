@@ -188,7 +188,7 @@ func (p *Pool) evict(classes []*class, now time.Time) []*unit {
 
 // open reports whether a host may be used for new machines at all.
 func (p *Pool) open(h *host, now time.Time) bool {
-	return h.listed && h.lost.Allow(now) && h.sick.Allow(now) && h.busy.Over(now) && h.full.Over(now) &&
+	return h.listed && !h.paused && h.lost.Allow(now) && h.sick.Allow(now) && h.busy.Over(now) && h.full.Over(now) &&
 		(h.Starts == 0 || h.boots < h.Starts)
 }
 

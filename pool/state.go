@@ -27,6 +27,7 @@ type host struct {
 	boots  int      // units on their way to be made
 	places []*place // by template index; nil: not made here
 
+	paused    bool
 	listed    bool // reconciled once
 	sweeping  bool
 	nextSweep time.Time
@@ -48,7 +49,8 @@ type template struct {
 	places []*place
 	count  int // units, in whatever state
 	health health.Breaker
-	last   error // of the last boot
+	last   error         // of the last boot
+	took   time.Duration // to boot, lately
 }
 
 // free is how many of its machines are ready and nobody's.
@@ -123,6 +125,7 @@ type unit struct {
 	bootTime    time.Duration
 	guest       *Guest
 	keptUntil   time.Time
+	keptFor     string
 	recycle     bool // make it anew rather than revert it
 	ended       bool // the machine ended by itself
 
@@ -169,7 +172,8 @@ type wait struct {
 	ready   chan struct{} // closed when the wait is over; nil while it never waited
 	granted []*unit       // not handed out yet
 	handed  []*Guest
-	err     error // why it was refused
+	err     error   // why it was refused
+	ticket  *Ticket // of a Request
 }
 
 // over ends a wait once.

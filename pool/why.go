@@ -57,6 +57,8 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 			job := "somebody"
 			if u.guest != nil && u.guest.want.Job != "" {
 				job = u.guest.want.Job
+			} else if u.state == kept {
+				job = "kept for " + orSomebody(u.keptFor)
 			}
 			held_ = append(held_, holder{job, u.since})
 		case claiming, booting, renewing:
@@ -113,6 +115,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		}
 		if !h.listed && h.lost.State(now) == health.Healthy {
 			parts = append(parts, h.Name+" is being listed for the first time")
+		}
+		if h.paused {
+			parts = append(parts, h.Name+" is paused")
 		}
 		parts = append(parts, alone(h.Name, &h.lost, now)...)
 		parts = append(parts, alone(h.Name, &h.sick, now)...)
