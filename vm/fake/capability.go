@@ -32,7 +32,9 @@ func (m *machine) Wait(ctx context.Context) (vm.End, error) {
 	for {
 		var b *boot
 		var end vm.End
+		var cut chan struct{}
 		err := m.locked(ctx, vm.OpWait, func() error {
+			cut = m.d.h.cut
 			if b = m.r.boot; b == nil && m.r.end != nil {
 				end = *m.r.end
 			}
@@ -43,6 +45,8 @@ func (m *machine) Wait(ctx context.Context) (vm.End, error) {
 		}
 		select {
 		case <-b.ended:
+		case <-cut:
+			return vm.End{}, m.fail(vm.OpWait, vm.ErrHostLost)
 		case <-ctx.Done():
 			return vm.End{}, m.fail(vm.OpWait, context.Cause(ctx))
 		}

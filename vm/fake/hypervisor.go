@@ -24,6 +24,7 @@ type Hypervisor struct {
 	machines map[vm.ID]*record
 	parents  map[string]*parent
 	lost     bool
+	cut      chan struct{} // closed while it is lost
 	peak     int
 	made     int
 }
@@ -99,6 +100,7 @@ func NewHypervisor(c Config) *Hypervisor {
 		faults:   newInjector(c.HostID, c.Seed, c.Faults),
 		machines: map[vm.ID]*record{},
 		parents:  map[string]*parent{},
+		cut:      make(chan struct{}),
 	}
 }
 
@@ -216,10 +218,14 @@ func (h *Hypervisor) Forget(id vm.ID) error {
 func (h *Hypervisor) Lose(lost bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.lost = lost
-	if !lost {
+	if h.lost == lost {
 		return
 	}
+	if h.lost = lost; !lost {
+		h.cut = make(chan struct{})
+		return
+	}
+	close(h.cut)
 	for _, r := range h.machines {
 		if r.boot != nil && r.boot.line != nil {
 			_ = r.boot.line.Close() // in memory: it cannot fail
