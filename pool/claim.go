@@ -22,7 +22,8 @@ const (
 // The kinds of failures on the way to a machine, told apart because they count
 // against different things.
 var (
-	errFull  = errors.New("others have all slots, starts or locks")
+	errFull  = errors.New("others have all slots or starts")
+	errLock  = errors.New("others have the named lock")
 	errStore = errors.New("the lease store does not answer")
 	errHost  = errors.New("the host cannot be listed")
 )
@@ -47,13 +48,13 @@ func (p *Pool) claim(u *unit) error {
 	ctx, cancel := context.WithTimeout(u.ctx, storeTimeout)
 	defer cancel()
 	h, t := u.host, u.template
-	try := func(what string, ks []string) (*lease.Lease, error) {
+	try := func(what string, held error, ks []string) (*lease.Lease, error) {
 		l, err := p.leases.TryAny(ctx, ks, &lease.Options{Note: t.Name})
 		switch {
 		case err == nil:
 			return l, nil
 		case errors.Is(err, lease.ErrHeld):
-			return nil, fmt.Errorf("%s: %w: %w", what, errFull, err)
+			return nil, fmt.Errorf("%s: %w: %w", what, held, err)
 		default:
 			return nil, fmt.Errorf("%s: %w: %w", what, errStore, err)
 		}
@@ -70,7 +71,7 @@ func (p *Pool) claim(u *unit) error {
 		if len(ks) == 0 {
 			return fmt.Errorf("slot: %w", errFull)
 		}
-		l, err := try("slot", ks)
+		l, err := try("slot", errFull, ks)
 		if err != nil {
 			return err
 		}
@@ -86,7 +87,7 @@ func (p *Pool) claim(u *unit) error {
 		p.watchLease(u, l)
 	}
 	for _, name := range t.Locks {
-		l, err := try("lock "+name, keys(p.config.Locks[name], func(n int) string { return lockKey(name, n) }))
+		l, err := try("lock "+name, errLock, keys(p.config.Locks[name], func(n int) string { return lockKey(name, n) }))
 		if err != nil {
 			return err
 		}
@@ -96,7 +97,7 @@ func (p *Pool) claim(u *unit) error {
 		p.watchLease(u, l)
 	}
 	if h.Starts > 0 {
-		l, err := try("start", keys(h.Starts, func(n int) string { return startKey(h.id, n) }))
+		l, err := try("start", errFull, keys(h.Starts, func(n int) string { return startKey(h.id, n) }))
 		if err != nil {
 			return err
 		}

@@ -355,7 +355,7 @@ func (p *Pool) consistent() error {
 		case ready:
 			if u.item.Free() {
 				free++
-			} else if u.item.Reserved() == nil {
+			} else if u.item.Reserved() == nil && !u.parked {
 				return fmt.Errorf("%s is ready and in nobody's books", u.name)
 			}
 			if u.guest != nil {

@@ -320,6 +320,8 @@ func (p *Pool) succeeded(u *unit, now time.Time) {
 	delete(h.failed, t)
 	h.busy.Reset()
 	h.full.Reset()
+	t.locked.Reset()
+	p.unpark(h)
 	p.store.Reset()
 	p.storeErr = nil
 	u.probing = [4]*health.Breaker{}
@@ -340,6 +342,13 @@ func (p *Pool) failed(u *unit, err error, now time.Time) {
 		p.withdrawProbe(u)
 		h.full.Busy(now)
 		p.wake(h.full.Until())
+		p.noteUnit(EventBusy, u, "", 0, err)
+		p.stats.busy++
+		return
+	case errors.Is(err, errLock):
+		p.withdrawProbe(u)
+		t.locked.Busy(now)
+		p.wake(t.locked.Until())
 		p.noteUnit(EventBusy, u, "", 0, err)
 		p.stats.busy++
 		return
@@ -386,10 +395,29 @@ func (p *Pool) machineFailed(h *host, t *template, err error, now time.Time) {
 	}
 }
 
-// hostLost begins or lengthens the quarantine of a host that does not answer.
+// hostLost begins or lengthens the quarantine of a host that does not answer. Its
+// ready machines are not handed out until it does.
 func (p *Pool) hostLost(h *host, err error, now time.Time) {
 	h.lost.Failure(now, err.Error())
 	p.quarantined(&h.lost, now, Event{Host: h.Name, Err: err})
+	for _, u := range h.slots {
+		if u != nil && u.state == ready && p.q.Take(&u.item) {
+			u.parked = true
+		}
+	}
+	p.plan(now)
+}
+
+// unpark offers the ready machines of a host that answers again.
+func (p *Pool) unpark(h *host) {
+	for _, u := range h.slots {
+		if u != nil && u.parked {
+			u.parked = false
+			if u.state == ready {
+				p.offer(u, u.since)
+			}
+		}
+	}
 }
 
 func (p *Pool) quarantined(b *health.Breaker, now time.Time, e Event) {

@@ -196,7 +196,7 @@ func (p *Pool) open(h *host, now time.Time) bool {
 // aside.
 func (p *Pool) able(pl *place, h *host, now time.Time) bool {
 	t := pl.template
-	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && h.pairs[t.index].Allow(now)
+	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && t.locked.Over(now) && h.pairs[t.index].Allow(now)
 }
 
 func (p *Pool) pickClass(classes []*class, now time.Time, avoid []string) (*place, *host) {

@@ -86,7 +86,7 @@ func New(c Config) (*Pool, error) {
 		p.ownLeases = true
 	}
 	for i, t := range c.Templates {
-		t := &template{Template: t, index: i, health: health.Breaker{Policy: health.Policy{Threshold: t.Failures}}}
+		t := &template{Template: t, index: i, locked: health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}}, health: health.Breaker{Policy: health.Policy{Threshold: t.Failures}}}
 		p.templates = append(p.templates, t)
 		p.byName[t.Name] = t
 	}
@@ -200,6 +200,7 @@ func (p *Pool) tick(now time.Time) {
 	later(p.store.Until())
 	for _, t := range p.templates {
 		until(&t.health)
+		later(t.locked.Until())
 	}
 	for _, h := range p.hosts {
 		until(&h.lost)

@@ -51,6 +51,7 @@ type template struct {
 	health health.Breaker
 	last   error         // of the last boot
 	took   time.Duration // to boot, lately
+	locked health.Pause  // others have a named lock
 }
 
 // free is how many of its machines are ready and nobody's.
@@ -99,6 +100,7 @@ type unit struct {
 	place    *place
 	state    unitState
 	since    time.Time // of the state
+	parked   bool      // ready, and not offered while its host does not answer
 	doomed   bool      // chosen to make room, within one plan
 
 	numbers  []int          // of its slots, the first names it

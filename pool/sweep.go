@@ -130,6 +130,11 @@ func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, err
 		}
 		p.unlock()
 	}
+	// Leftovers are judged by their owners' locks, so the folders of these go
+	// after the machines. What cannot be removed is tried again.
+	if _, err := p.leases.SweepRuns(); err != nil {
+		p.config.Logger.Warn("pool: folders of dead runs are left", "error", err)
+	}
 	p.mu.Lock()
 	defer p.unlock()
 	now := time.Now()
@@ -140,6 +145,7 @@ func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, err
 	if h.lost.State(now) != health.Probing { // a boot that is out has the word
 		h.lost.Success()
 	}
+	p.unpark(h)
 	h.listed = true
 	p.stats.reconciles++
 	p.note(Event{Kind: EventReconciled, Host: h.Name, Reason: fmt.Sprintf("%d machines", len(listing))})

@@ -107,6 +107,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 	for _, t := range p.templates {
 		if templates[t] {
 			parts = append(parts, alone("template "+t.Name, &t.health, now)...)
+			if !t.locked.Over(now) {
+				parts = append(parts, fmt.Sprintf("others have a lock of %s (%s)", t.Name, strings.Join(t.Locks, ", ")))
+			}
 		}
 	}
 	for _, h := range p.hosts {
