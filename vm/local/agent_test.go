@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/internal/wire"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -153,4 +155,78 @@ func TestAKeeperSaysWhyTheMachineEnds(t *testing.T) {
 	kind, detail = k.await(ended, silent(), buttons)
 	require.Equal(t, vm.EndPoweredOff, kind)
 	require.Contains(t, detail, "before it listened")
+}
+
+// A job runs in an agent of this process: on the disk, with the input.
+func TestAnAgentGivesAJobItsDiskAndInputs(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	m := create(t, testDriver(t, Config{}))
+	in := pack(t, "the input\n")
+	require.NoError(t, m.Insert(ctx, 1, in))
+	host, guest := net.Pipe()
+	conf := agentConfig{Secret: "right", Incarnation: "i", JobDisks: []int64{1 << 20, 4096}, Inputs: 2, Cache: filepath.Join(m.d.Root(), cacheFolder), CacheBytes: 1 << 20}
+	code := make(chan int, 1)
+	go func() {
+		n, err := conf.serve(ctx, m.dir(), guest, io.Discard)
+		assert.NoError(t, err)
+		code <- n
+	}()
+	c := vm.NewChannel(host, vm.ChannelConfig{Machine: m.ID(), Incarnation: "i", Secret: "right"})
+	_, err := c.Ready(ctx)
+	require.NoError(t, err)
+	d, err := m.JobDisk(ctx, 0)
+	require.NoError(t, err)
+	defer d.Close()
+	job := diskio.Job{Steps: diskio.Commands(`cat "$BULLPEN_IN/app/sub/file"`), Inputs: []diskio.Input{{Name: "app", Image: in}}}
+	ticket, err := diskio.WriteJob(ctx, d, d.Size(), []diskio.Part{{ID: "task", Job: job}}, nil)
+	require.NoError(t, err)
+	for _, disk := range []int{7, 0} { // one that is not there, then the right one
+		s, err := c.Open(0)
+		require.NoError(t, err)
+		word := diskio.Go{Disk: disk, Nonce: ticket.Nonce, Inputs: []diskio.GoInput{{Name: "app", Place: 1, Digest: in.Digest(), Size: in.Size()}}}
+		require.NoError(t, s.Send(ctx, uint8(wire.KindGo), word.Encode()))
+		for {
+			kind, body, err := s.Recv(ctx)
+			if disk == 7 {
+				if err != nil || kind == uint8(wire.KindFault) || kind == uint8(wire.KindDone) {
+					break
+				}
+				continue
+			}
+			require.NoError(t, err, "%s", body)
+			if kind == uint8(wire.KindDone) {
+				break
+			}
+		}
+		require.NoError(t, s.Close())
+	}
+	results, err := diskio.ReadResults(ctx, d, d.Size(), ticket, nil)
+	require.NoError(t, err)
+	require.True(t, results.Complete)
+	require.Equal(t, "the input\n", string(results.Parts[0].Steps[0].Stdout), "%s", results.Parts[0].Steps[0].Stderr)
+	require.NoError(t, c.Close())
+	require.Equal(t, exitChannel, <-code)
+}
+
+func TestAKeepersLastActIsToSayTheEndWhenNobodyIsLeft(t *testing.T) {
+	t.Parallel()
+	m := create(t, testDriver(t, Config{}))
+	s := startMarked(t, daemons["setsid"]+`; exec sleep 600 >/dev/null`, false)
+	far := identify(t, s.pid)
+	drained := make(chan struct{})
+	close(drained)
+	k := &keeper{dir: m.dir(), conf: keeperConfig{Boot: "b", Mark: s.mark, KillTimeout: time.Minute}, drained: drained}
+	k.run.Keeper = identify(t, s.cmd.Process.Pid)
+	require.NoError(t, k.end(vm.EndPoweredOff, "as asked"))
+	mustDie(t, far)
+	end, err := m.readEnd("b")
+	require.NoError(t, err)
+	require.Equal(t, vm.EndPoweredOff, end.Kind)
+	require.Equal(t, "as asked", end.Detail)
+	alive, err := k.run.Keeper.alive()
+	require.NoError(t, err)
+	require.True(t, alive, "it does not end itself")
+	k.dir = filepath.Join(m.dir(), "destroyed")
+	require.NoError(t, k.end(vm.EndPoweredOff, "nobody is left to be told"))
 }

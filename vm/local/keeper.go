@@ -77,11 +77,11 @@ func runKeeper(dir string) int {
 		err = werr
 	}
 	if err != nil {
-		_ = k.end(agent, vm.EndCrashed, "the agent could not be started: "+err.Error())
+		_ = k.end(vm.EndCrashed, "the agent could not be started: "+err.Error())
 		return 1
 	}
 	kind, detail := k.watch(agent, control, signals)
-	if err := k.end(agent, kind, detail); err != nil {
+	if err := k.end(kind, detail); err != nil {
 		fmt.Fprintln(os.Stderr, "local: keeper:", err)
 		return 1
 	}
@@ -241,7 +241,7 @@ func reap(agent int, ended chan<- syscall.WaitStatus) {
 }
 
 // end ends all processes below, and only then says how the machine ended.
-func (k *keeper) end(agent int, kind vm.EndKind, detail string) error {
+func (k *keeper) end(kind vm.EndKind, detail string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), k.conf.KillTimeout)
 	defer cancel()
 	h := newHerd(k.conf.Mark, k.run)
