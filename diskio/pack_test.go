@@ -364,14 +364,14 @@ func TestTreesOfAllShapesArePacked(t *testing.T) {
 	})
 	t.Run("a folder with 20,000 files, and more inodes than one group has", func(t *testing.T) {
 		t.Parallel()
-		src := fstest.MapFS{}
+		var src Tree
 		for i := range 20_000 {
-			src[fmt.Sprintf("many/file-with-a-longer-name-%05d", i)] = &fstest.MapFile{}
+			src.Files = append(src.Files, File{Path: fmt.Sprintf("many/file-with-a-longer-name-%05d", i)})
 		}
 		for i := range 14_000 {
-			src[fmt.Sprintf("more/%d/f", i)] = &fstest.MapFile{}
+			src.Files = append(src.Files, File{Path: fmt.Sprintf("more/%d/f", i)})
 		}
-		image, f := pack(t, Tree{Roots: []Root{{FS: src}}}, nil)
+		image, f := pack(t, src, nil)
 		entries, err := f.ReadDir("many")
 		require.NoError(t, err)
 		assert.Len(t, entries, 20_000)
