@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,21 +67,48 @@ func callAll(t *testing.T, v any, of string) int {
 	return n
 }
 
-// watch counts what reaches a driver.
-func watch(d vm.Driver, seen *[]string) vm.Driver {
+// watcher records what reaches a driver, and is a fence.
+type watcher struct {
+	mu   sync.Mutex
+	seen []string
+	lost error
+}
+
+func (w *watcher) watch(d vm.Driver) vm.Driver {
 	return vm.Intercept(d, vm.Interceptor{Call: func(ctx context.Context, op string, _ vm.ID, _ any, do func(context.Context) error) error {
-		*seen = append(*seen, op)
+		w.mu.Lock()
+		w.seen = append(w.seen, op)
+		w.mu.Unlock()
 		return do(ctx)
 	}})
+}
+
+// fence is held until lose.
+func (w *watcher) fence() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.lost
+}
+
+// lose loses the fence, and records from here on.
+func (w *watcher) lose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen, w.lost = nil, errLost
+}
+
+func (w *watcher) got() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.seen)
 }
 
 func TestNothingGetsThroughAGuardWhoseFenceIsLost(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		raw := fake.New(fake.Config{})
 		defer raw.Hypervisor().Close()
-		var seen []string
-		var held error
-		d := vm.Guard(watch(raw, &seen), func() error { return held })
+		var w watcher
+		d := vm.Guard(w.watch(raw), w.fence)
 		m := boot(t, d, "m1")
 		sv, _ := vm.As[vm.Saver](m)
 		require.NoError(t, vm.ProveClean(t.Context(), m))
@@ -100,7 +129,7 @@ func TestNothingGetsThroughAGuardWhoseFenceIsLost(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, stream.Send(t.Context(), 16, nil))
 
-		seen, held = nil, errLost
+		w.lose()
 		// By type assertion: the guard's own methods.
 		require.GreaterOrEqual(t, callAll(t, d, "Driver"), 7)
 		for _, m := range []vm.Machine{m, forked} {
@@ -126,7 +155,7 @@ func TestNothingGetsThroughAGuardWhoseFenceIsLost(t *testing.T) {
 		require.ErrorIs(t, err, errLost)
 		_, err = vm.CopyFrom(t.Context(), forked, "/", io.Discard, nil)
 		require.ErrorIs(t, err, errLost)
-		require.Empty(t, seen, "got through")
+		require.Empty(t, w.got(), "got through")
 		require.NoError(t, disk.Close(), "handles can still be closed")
 	})
 }
@@ -285,8 +314,8 @@ func TestWhoeverWaitsWhenTheRightIsLostIsToldNothingElse(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		raw := fake.New(fake.Config{})
 		defer raw.Close()
-		var held error
-		m := vm.GuardMachine(boot(t, raw, "m1"), func() error { return held })
+		var fence watcher
+		m := vm.GuardMachine(boot(t, raw, "m1"), fence.fence)
 		w, _ := vm.As[vm.Waiter](m)
 		told := make(chan error, 1)
 		go func() {
@@ -294,7 +323,7 @@ func TestWhoeverWaitsWhenTheRightIsLostIsToldNothingElse(t *testing.T) {
 			told <- err
 		}()
 		synctest.Wait()
-		held = errLost
+		fence.lose()
 		require.NoError(t, raw.Hypervisor().Crash("m1"))
 		require.ErrorIs(t, <-told, errLost)
 	})

@@ -220,7 +220,7 @@ func TestRevertOneAfterTheOtherWhileTheChannelComesAndGoes(t *testing.T) {
 			ch, err := msgr.Channel(t.Context())
 			require.NoError(t, err)
 			if before != nil {
-				require.NotEqual(t, before, ch)
+				require.NotSame(t, before, ch)
 				<-before.Done()
 			}
 			before = ch

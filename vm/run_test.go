@@ -260,25 +260,24 @@ func TestRunWithoutAChannelWaitsForTheMachine(t *testing.T) {
 
 func TestFenceThatIsLostDuringARunEndsItAndTouchesNothing(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var seen []string
-		var held error
+		var w watcher
 		raw := fake.New(fake.Config{Job: func(ctx context.Context, j *fake.Job) error {
 			j.Send(64, nil)
 			<-ctx.Done()
 			return nil
 		}})
 		defer raw.Close()
-		m := vm.GuardMachine(boot(t, watch(raw, &seen), "m1"), func() error { return held })
+		m := vm.GuardMachine(boot(t, w.watch(raw), "m1"), w.fence)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		end, err := vm.Run(ctx, m, vm.RunOptions{Message: func(uint8, []byte) {
-			held, seen = errLost, nil
+			w.lose()
 			cancel()
 		}})
 		require.ErrorIs(t, err, errLost)
 		require.NotEqual(t, vm.EndDone, end.Kind)
-		require.NotContains(t, seen, vm.OpKill)
-		require.NotContains(t, seen, vm.OpSend)
+		require.NotContains(t, w.got(), vm.OpKill)
+		require.NotContains(t, w.got(), vm.OpSend)
 		i, err := raw.Hypervisor().Driver().List(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, vm.StateRunning, i[0].State)
