@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"sync"
 	"testing"
 
 	"github.com/bullpen-vm/bullpen/vm/fake"
@@ -39,4 +40,32 @@ func BenchmarkAcquireRelease(b *testing.B) {
 		b.Fatal(err)
 	}
 	_ = h.Close()
+}
+
+// Many waiters, with true renewals behind each release.
+func BenchmarkTenThousandWaiters(b *testing.B) {
+	for b.Loop() {
+		h := fake.NewHypervisor(fake.Config{HostID: "h"})
+		p, err := New(Config{Hosts: []Host{{Driver: h.Driver(), Slots: 64}}, Templates: one("a")})
+		if err != nil {
+			b.Fatal(err)
+		}
+		ctx := context.Background()
+		var wg sync.WaitGroup
+		for range 10_000 {
+			wg.Go(func() {
+				g, err := p.Acquire(ctx, Want{})
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				_ = g.Release(ctx, nil)
+			})
+		}
+		wg.Wait()
+		if err := p.Close(ctx); err != nil {
+			b.Fatal(err)
+		}
+		_ = h.Close()
+	}
 }

@@ -113,3 +113,15 @@ func TestALockThatOthersHaveStopsItsTemplateOnly(t *testing.T) {
 		w.release(w.acquire(Want{Template: "licensed"}))
 	})
 }
+
+// FIELD (c) 1: made, and the answer lost on its way.
+func TestAMachineWhoseMakingFailedLateIsFoundAndDestroyed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: one("a"), Poll: time.Hour}, hypervisor("h", fake.Fault{Op: vm.OpCreate, Err: errTest, Late: true}))
+		defer w.finish()
+		_, err := w.Acquire(t.Context(), Want{Timeout: 5 * time.Second})
+		require.ErrorIs(t, err, ErrTimeout)
+		require.Zero(t, w.hyper[0].Count())
+		require.Zero(t, w.Stats().Machines)
+	})
+}
