@@ -125,3 +125,43 @@ func TestAMachineWhoseMakingFailedLateIsFoundAndDestroyed(t *testing.T) {
 		require.Zero(t, w.Stats().Machines)
 	})
 }
+
+// A lease may be lost at the very instant of the grant, before the pool was told.
+func TestAMachineWhoseLeaseIsLostAtTheGrantIsNotHandedOut(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: []Template{{Name: "a", Ready: 3}}, Hosts: []Host{{Slots: 4}}}, hypervisor("h"))
+		defer w.finish()
+		time.Sleep(10 * time.Second)
+		spoil := func() string {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			var top *unit // the one that is handed out next
+			w.templates[0].places[0].class.EachFree(func(u *unit) bool { top = u; return false })
+			top.fence = func() error { return lease.ErrLost }
+			return top.name
+		}
+		lost := spoil()
+		g := w.acquire(Want{})
+		require.NotEqual(t, lost, g.Name())
+		w.release(g)
+		time.Sleep(10 * time.Second)
+		lost = spoil()
+		gs, err := w.AcquireAll(t.Context(), 3, Want{})
+		require.NoError(t, err)
+		for _, g := range gs {
+			require.NotEqual(t, lost, g.Name())
+			require.NoError(t, g.fence())
+			w.release(g)
+		}
+		time.Sleep(10 * time.Second)
+		spoil()
+		g, err = w.TryAcquire(t.Context(), Want{})
+		if err == nil {
+			w.release(g)
+		}
+		require.NoError(t, w.consistent())
+		time.Sleep(15 * time.Minute)
+		require.Equal(t, 3, w.Stats().Ready)
+		require.EqualValues(t, 3, w.Stats().LeasesLost)
+	})
+}
