@@ -1,18 +1,14 @@
 package guest
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/bullpen-vm/bullpen/diskio"
 	"github.com/bullpen-vm/bullpen/internal/wire"
@@ -97,192 +93,8 @@ func TestProgressIsToldWhileTheJobRuns(t *testing.T) {
 	h.next(7, wire.KindDone, nil)
 }
 
-func TestAStepThatCannotBeStartedIsAFailedStepAndNoFault(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	res := h.run(1, diskio.Part{ID: "a", Job: diskio.Job{
-		Files: []diskio.File{{Path: "plain", Data: []byte("x")}},
-		Steps: []diskio.Step{
-			{Argv: []string{"no-such-program"}},
-			{Argv: []string{"./plain"}, Always: true},
-			{Argv: []string{"/"}, Always: true},
-			{Argv: []string{"true"}, Dir: "nowhere", Always: true},
-			{Argv: []string{"locked"}, Env: map[string]string{"PATH": "."}, Always: true},
-		}}}, commands("b", "true"))
-	require.True(t, res.Complete)
-	for _, s := range res.Parts[0].Steps {
-		require.True(t, s.Ended)
-		require.False(t, s.OK())
-		require.Equal(t, -1, s.Exit)
-		require.Contains(t, s.Error, "cannot be started")
-	}
-	require.Contains(t, res.Parts[0].Steps[0].Error, "no-such-program")
-	require.True(t, res.Parts[1].OK())
-}
-
-func TestAProgramIsFoundInThePathOfTheStep(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	res := h.run(1, diskio.Part{ID: "a", Job: diskio.Job{
-		Files: []diskio.File{{Path: "bin/tool", Mode: 0o755, Data: []byte("#!/bin/sh\necho tool\n")}, {Path: "no/tool", Data: []byte("x")}},
-		Steps: []diskio.Step{{Argv: []string{"tool"}, Env: map[string]string{"PATH": "no:bin:/usr/bin:/bin"}}},
-	}})
-	require.Equal(t, "tool\n", string(res.Parts[0].Steps[0].Stdout), res.Parts[0].Steps[0])
-}
-
-func TestTimeoutsEndTheStepAndItsWholeGroup(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	pids, ready := filepath.Join(h.dir, "pids"), filepath.Join(h.dir, "ready")
-	// A busy machine may not get a shell to its trap in time: then the test has
-	// not begun, and is tried with more time.
-	for timeout := 100 * time.Millisecond; ; timeout *= 2 {
-		require.Less(t, timeout, patience)
-		require.NoError(t, errors.Join(os.RemoveAll(pids), os.RemoveAll(ready)))
-		res := h.run(1, diskio.Part{ID: "a", Job: diskio.Job{Steps: []diskio.Step{
-			{Argv: []string{"sh", "-c", "sleep 1000"}, Timeout: time.Millisecond},
-			{Argv: []string{"sh", "-c", `trap "" INT TERM; sleep 1000 & echo $$ $! >` + pids + `; while :; do sleep 1000; done`}, Timeout: timeout, Always: true},
-			{Argv: []string{"sh", "-c", `trap "echo tidy; exit 9" INT; touch ` + ready + `; while :; do sleep 0.01; done`}, Timeout: timeout, Always: true},
-		}}})
-		require.True(t, res.Complete)
-		a := res.Parts[0].Steps
-		for _, s := range a {
-			require.True(t, s.TimedOut)
-			require.False(t, s.OK(), "a step over its time has failed, whatever it answers")
-		}
-		require.Equal(t, "SIGINT", a[0].Signal)
-		require.Contains(t, a[0].Error, "1ms")
-		if !exists(t, pids) || !exists(t, ready) {
-			continue
-		}
-		require.Equal(t, "SIGKILL", a[1].Signal, "what ignores the rest is killed")
-		for _, pid := range readPids(t, pids) {
-			requireDead(t, pid)
-		}
-		require.Equal(t, 9, a[2].Exit)
-		require.Equal(t, "tidy\n", string(a[2].Stdout))
-		return
-	}
-}
-
-func TestTheTimeoutOfTheJobBoundsAllItsSteps(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	res := h.run(1, diskio.Part{ID: "b", Job: diskio.Job{Timeout: 50 * time.Millisecond, Steps: []diskio.Step{
-		{Argv: []string{"sleep", "1000"}, Timeout: time.Hour},
-		{Argv: []string{"echo", "x"}, Always: true},
-	}}}, commands("c", "echo c"))
-	b := res.Parts[0].Steps
-	require.True(t, b[0].TimedOut)
-	require.True(t, b[1].Skipped)
-	require.Contains(t, b[1].Error, "50ms")
-	require.True(t, res.Parts[1].OK(), "a part's time is its own")
-}
-
-func readPids(t *testing.T, path string) []int {
-	t.Helper()
-	b, err := os.ReadFile(path)
-	require.NoError(t, err)
-	var pids []int
-	for _, s := range strings.Fields(string(b)) {
-		pid, err := strconv.Atoi(s)
-		require.NoError(t, err)
-		pids = append(pids, pid)
-	}
-	return pids
-}
-
 // requireDead waits until a process is gone or a zombie: a kill is delivered a
 // moment after it was sent.
-func requireDead(t *testing.T, pid int) {
-	t.Helper()
-	require.Eventually(t, func() bool {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return true
-		}
-		return strings.HasPrefix(string(b[bytes.LastIndexByte(b, ')')+1:]), " Z")
-	}, patience, time.Millisecond, "process %d lives", pid)
-}
-
-func TestWhatAStepLeavesInTheBackgroundIsKilledAndHoldsNothingUp(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	pids := filepath.Join(h.dir, "pids")
-	// The second of them leaves the group and holds the pipes open.
-	res := h.run(1, commands("a",
-		"sleep 1000 & echo $! >"+pids+"; echo done",
-		"setsid sh -c 'echo $$ >>"+pids+"; exec sleep 1000' & while [ $(wc -l <"+pids+") -lt 2 ]; do sleep 0.01; done; echo done",
-		"echo done"))
-	require.True(t, res.Complete)
-	for _, s := range res.Parts[0].Steps {
-		require.True(t, s.OK(), s)
-		require.Equal(t, "done\n", string(s.Stdout))
-	}
-	got := readPids(t, pids)
-	require.Len(t, got, 2)
-	for _, pid := range got {
-		requireDead(t, pid)
-	}
-}
-
-func TestBeforeScriptsAreSourcedAndTheirFailureIsTheSteps(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	step := func(before string, argv ...string) diskio.Step {
-		return diskio.Step{Argv: argv, Before: before, Always: true}
-	}
-	res := h.run(1, diskio.Part{ID: "a", Job: diskio.Job{Before: "A=1; export A; f() { echo f; }", Steps: []diskio.Step{
-		step("B=$A$A; export B", "sh", "-c", `echo "$B $0 $1"`, "zero", "one two"),
-		step("", "sh", "-c", "echo $A"),
-		step("false", "echo", "never"),
-		step("exit 7", "echo", "never"),
-		step("exit 0", "echo", "never"),
-		step("syntax ( error", "echo", "never"),
-		step("", "no-such-program"),
-	}}})
-	require.True(t, res.Complete)
-	s := res.Parts[0].Steps
-	require.Equal(t, "11 zero one two\n", string(s[0].Stdout), s[0])
-	require.Equal(t, "1\n", string(s[1].Stdout))
-	require.Equal(t, 1, s[2].Exit)
-	require.Equal(t, 7, s[3].Exit)
-	require.Equal(t, 125, s[4].Exit, "a script that ends the shell never passes for the step")
-	require.Contains(t, string(s[4].Stderr), "before script")
-	for _, s := range s[2:] {
-		require.False(t, s.OK())
-		require.Empty(t, s.Stdout)
-	}
-	require.Equal(t, 127, s[6].Exit)
-}
-
-func TestOutputKeepsHeadAndTailAndSaysTheCut(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	const total = 3_000_000
-	res := h.run(1, commands("a",
-		"echo begin; head -c 3000000 /dev/zero | tr '\\0' x; echo end; echo err >&2",
-		"printf small"))
-	require.True(t, res.Complete, res.Damage)
-	s := res.Parts[0].Steps[0]
-	require.True(t, s.OK(), s)
-	require.Len(t, s.Stdout, diskio.DefaultOutputHead+diskio.DefaultOutputTail)
-	require.Equal(t, int64(total+10-len(s.Stdout)), s.StdoutCut)
-	require.Equal(t, diskio.DefaultOutputHead, s.StdoutHead)
-	require.True(t, bytes.HasPrefix(s.Stdout, []byte("begin\nxxx")))
-	require.True(t, bytes.HasSuffix(s.Stdout, []byte("xxxend\n")))
-	require.Equal(t, "err\n", string(s.Stderr))
-	require.Zero(t, s.StderrCut)
-	require.Equal(t, "small", string(res.Parts[0].Steps[1].Stdout))
-}
-
 func TestAnythingBelowOutComesBackAndWhatCannotIsRefused(t *testing.T) {
 	t.Parallel()
 	h := start(t, nil)
@@ -329,78 +141,6 @@ func TestAStepThatRemovesItsFoldersIsNoFault(t *testing.T) {
 	require.Len(t, res.Parts[0].Refused, 1)
 }
 
-func TestResultsThatDoNotFitAreCountedAndExitCodesStillCome(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	parts := []diskio.Part{commands("a", "head -c 3000000 /dev/zero >$BULLPEN_OUT/big; echo hello"), commands("b", "exit 5")}
-	run := func(size int64) *diskio.Results {
-		ticket := h.put(1, size, parts...)
-		h.send(1, wire.KindGo, diskio.Go{Disk: 1, Nonce: ticket.Nonce}.Encode())
-		var done wire.Done
-		h.next(1, wire.KindDone, &done)
-		require.True(t, done.Complete, done.Error)
-		return h.results(1, ticket)
-	}
-	res := run(1 << 20)
-	require.False(t, res.Complete)
-	require.Greater(t, res.Needed, int64(3_000_000))
-	require.ErrorContains(t, res.Damage, fmt.Sprint(res.Needed))
-	require.True(t, res.Parts[0].Partial)
-	require.False(t, res.Parts[0].OK())
-	require.Equal(t, "hello\n", string(res.Parts[0].Steps[0].Stdout))
-	require.False(t, res.Parts[1].Partial)
-	require.Equal(t, 5, res.Parts[1].Steps[0].Exit)
-	res = run(res.Needed)
-	require.True(t, res.Complete, res.Damage)
-	require.True(t, res.Parts[0].OK())
-}
-
-func TestACancelledJobIsRecordedToItsEnd(t *testing.T) {
-	t.Parallel()
-	for _, kill := range []bool{false, true} {
-		t.Run(fmt.Sprint("kill ", kill), func(t *testing.T) {
-			t.Parallel()
-			h := start(t, nil)
-			h.welcome(wire.Welcome{})
-			script := `trap "echo tidy; exit 0" INT; echo up; while :; do sleep 0.01; done`
-			if kill {
-				script = `trap "" INT TERM; echo up; while :; do sleep 0.01; done`
-			}
-			ticket := h.put(1, 0, commands("a", "true", script, "echo never"), commands("b", "echo never"))
-			h.send(1, wire.KindGo, diskio.Go{Disk: 1, Nonce: ticket.Nonce}.Encode())
-			for {
-				p, err := diskio.DecodeProgress(h.next(1, wire.KindMessage, nil).Body)
-				require.NoError(t, err)
-				if p.What == "output" {
-					break
-				}
-			}
-			h.send(1, wire.KindCancel, wire.Cancel{})
-			if kill {
-				h.send(1, wire.KindCancel, wire.Cancel{Kill: true})
-			}
-			var done wire.Done
-			h.next(1, wire.KindDone, &done)
-			require.True(t, done.Complete, done.Error)
-			res := h.results(1, ticket)
-			require.True(t, res.Complete, res.Damage)
-			s := res.Parts[0].Steps
-			require.True(t, s[0].OK())
-			require.False(t, s[1].OK(), "interrupted is not passed, whatever it answers")
-			require.Contains(t, s[1].Error, "cancelled")
-			if kill {
-				require.Equal(t, "SIGKILL", s[1].Signal)
-			} else {
-				require.Equal(t, "up\ntidy\n", string(s[1].Stdout))
-			}
-			require.True(t, s[2].Skipped)
-			require.True(t, res.Parts[1].Steps[0].Skipped)
-			require.False(t, res.Parts[1].OK())
-		})
-	}
-}
-
 func TestSeveralJobsRunAtOnceOnDisksOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	h := start(t, nil)
@@ -417,64 +157,6 @@ func TestSeveralJobsRunAtOnceOnDisksOfTheirOwn(t *testing.T) {
 	h.next(12, wire.KindDone, nil)
 	require.Equal(t, "2\n", string(h.results(1, one).Parts[0].Steps[0].Stdout))
 	require.Equal(t, "1\n", string(h.results(2, two).Parts[0].Steps[0].Stdout))
-}
-
-func TestAGuestThatCannotRunAJobSaysSoAndWritesNoCompletion(t *testing.T) {
-	t.Parallel()
-	for name, c := range map[string]struct {
-		change func(*Config)
-		spoil  func(h *host, g *diskio.Go)
-		says   string
-	}{
-		"wrong nonce":    {nil, func(h *host, g *diskio.Go) { g.Nonce = strings.Repeat("0", 32) }, "nonce"},
-		"no such disk":   {nil, func(h *host, g *diskio.Go) { g.Disk = 9 }, "no such disk"},
-		"damaged disk":   {nil, func(h *host, g *diskio.Go) { h.disks[1].b[600] ^= 1 }, "damaged"},
-		"damaged file":   {nil, func(h *host, g *diskio.Go) { h.disks[1].b[512] ^= 1 }, `file "f"`},
-		"failing disk":   {nil, func(h *host, g *diskio.Go) { h.disks[1].fail = errors.New("bad sector") }, "bad sector"},
-		"no work folder": {func(c *Config) { c.WorkDir = "/proc/nowhere" }, nil, "/proc/nowhere"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			h := start(t, c.change)
-			h.welcome(wire.Welcome{})
-			part := commands("a", "echo x")
-			part.Job.Files = []diskio.File{{Path: "f", Data: []byte("data")}}
-			ticket := h.put(1, 0, part)
-			g := diskio.Go{Disk: 1, Nonce: ticket.Nonce}
-			if c.spoil != nil {
-				c.spoil(h, &g)
-			}
-			h.send(1, wire.KindGo, g.Encode())
-			var done wire.Done
-			h.next(1, wire.KindDone, &done)
-			require.False(t, done.Complete)
-			require.Contains(t, done.Error, c.says)
-			res, err := diskio.ReadResults(t.Context(), h.disks[1], h.disks[1].Size(), ticket, nil)
-			if err == nil {
-				require.False(t, res.Complete)
-				require.Error(t, res.Damage)
-			}
-			if name == "no work folder" || name == "damaged file" {
-				require.Contains(t, res.Fault, c.says, "the disk says it too")
-			}
-		})
-	}
-}
-
-func TestAGoThatIsNotUnderstoodIsAFault(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	for i, k := range []wire.Kind{wire.KindGo, wire.KindExec, wire.KindPut, wire.KindGet} {
-		h.send(uint32(10+i), k, []byte("{"))
-		require.Equal(t, wire.KindFault, h.any(uint32(10+i)).Kind)
-	}
-	h.send(20, wire.KindExec, wire.Exec{})
-	require.Equal(t, wire.KindFault, h.any(20).Kind)
-	h.send(21, wire.KindGet, wire.Copy{})
-	require.Equal(t, wire.KindFault, h.any(21).Kind)
-	h.send(22, wire.KindMessage, []byte("what?")) // to nobody: ignored
-	require.Equal(t, "x", string(h.run(1, commands("a", "printf x")).Parts[0].Steps[0].Stdout))
 }
 
 func TestOneDiskServesOneJobAtATime(t *testing.T) {
@@ -501,36 +183,6 @@ func TestAStreamsNumberIsFreeWithItsLastWord(t *testing.T) {
 		h.send(5, wire.KindExec, wire.Exec{Argv: []string{"true"}})
 		h.next(5, wire.KindExit, nil)
 	}
-}
-
-func TestAGuestKilledHalfWayThroughItsOutputIsPartial(t *testing.T) {
-	t.Parallel()
-	h := start(t, nil)
-	h.welcome(wire.Welcome{})
-	ticket := h.put(1, 0, commands("a", "echo finished"), commands("b", "echo half; sleep 1000"))
-	h.send(1, wire.KindGo, diskio.Go{Disk: 1, Nonce: ticket.Nonce}.Encode())
-	for {
-		p, err := diskio.DecodeProgress(h.next(1, wire.KindMessage, nil).Body)
-		require.NoError(t, err)
-		if p.Part == "b" && p.What == "output" {
-			break
-		}
-	}
-	// This is what the disk has at this moment: the guest is no more.
-	d := h.disks[1]
-	d.mu.Lock()
-	crashed := &disk{b: bytes.Clone(d.b)}
-	d.mu.Unlock()
-	res, err := diskio.ReadResults(t.Context(), crashed, crashed.Size(), ticket, nil)
-	require.NoError(t, err)
-	require.False(t, res.Complete)
-	require.True(t, res.Parts[0].Ended)
-	require.True(t, res.Parts[0].Partial)
-	require.False(t, res.Parts[0].OK())
-	require.Equal(t, "finished\n", string(res.Parts[0].Steps[0].Stdout))
-	require.True(t, res.Parts[1].Started)
-	require.False(t, res.Parts[1].Ended)
-	require.Equal(t, "half\n", string(res.Parts[1].Steps[0].Stdout))
 }
 
 func TestInputsAreFoundByDigestAndReleasedAfterTheLastProcess(t *testing.T) {
