@@ -142,7 +142,7 @@ func TestWhatRunsIsKilledWhenTheAgentEnds(t *testing.T) {
 			h := start(t, nil)
 			h.welcome(wire.Welcome{})
 			pids := filepath.Join(h.dir, "pids")
-			ticket := h.put(1, 0, commands("a", "sh -c 'trap \"\" INT TERM; echo $$ >>"+pids+"; while :; do sleep 1; done' & setsid sh -c 'echo $$ >>"+pids+"; exec sleep 1000' & while [ $(wc -l <"+pids+") -lt 2 ]; do sleep 0.01; done; echo up; wait"))
+			ticket := h.put(1, 0, commands("a", "touch "+pids+"; sh -c 'trap \"\" INT TERM; echo $$ >>"+pids+"; while :; do sleep 1; done' & setsid sh -c 'echo $$ >>"+pids+"; exec sleep 1000' & while [ $(wc -l <"+pids+") -lt 2 ]; do sleep 0.01; done; echo up; wait"))
 			h.send(1, wire.KindGo, diskio.Go{Disk: 1, Nonce: ticket.Nonce}.Encode())
 			for {
 				p, err := diskio.DecodeProgress(h.next(1, wire.KindMessage, nil).Body)
