@@ -11,6 +11,7 @@ type keyTree struct {
 }
 
 type keyNode struct {
+	segment string
 	parent  int32
 	depth   int32
 	classes []int32 // that have, or had, units under it
@@ -46,7 +47,7 @@ func (k *keyTree) step(parent int32, segment string) int32 {
 	id, is := k.by[s]
 	if !is {
 		id = int32(len(k.nodes))
-		k.nodes = append(k.nodes, keyNode{parent: parent, depth: k.nodes[parent].depth + 1})
+		k.nodes = append(k.nodes, keyNode{segment: segment, parent: parent, depth: k.nodes[parent].depth + 1})
 		k.by[s] = id
 	}
 	return id

@@ -103,6 +103,7 @@ type task struct {
 	state  taskState
 	status status
 	unseen bool
+	first  bool // it goes before those of its priority; told when it becomes ready, so that it does not change while it is queued
 }
 
 // coldTask is what few tasks have.
@@ -279,7 +280,7 @@ func (m *machine) score(t int32) float64 {
 func (m *machine) urgencyOf(t int32) urgency {
 	k := &m.tasks[t]
 	u := urgency{hi: priorityBits(k.prio) | flagAny, lo: m.score(t)}
-	if m.conf.Order == ByDuration && (k.unseen || k.tail > m.critical) {
+	if k.first {
 		u.hi |= flagUnseen
 	}
 	if m.classes[k.class].exclusive {

@@ -63,12 +63,25 @@ func (m *machine) wantMore(c int32) {
 func (m *machine) ask() {
 	for m.alive+len(m.asked) < m.conf.Workers {
 		r, ok := m.wants.top(m.wantUrgency)
-		if !ok {
+		if !ok || m.gated(r.class) {
 			return
 		}
 		m.demandFor(r.class)
 	}
 	m.makeRoom()
+}
+
+// gated says that a worker for a class would have to wait for an exclusive task
+// before it is given anything.
+func (m *machine) gated(c int32) bool {
+	if m.exclusively > 0 {
+		return true
+	}
+	if m.running == 0 || len(m.exclusive) == 0 || m.classes[c].exclusive {
+		return false
+	}
+	e, ok := m.top(c)
+	return ok && m.holdsBack(e)
 }
 
 func (m *machine) demandFor(c int32) {
@@ -98,7 +111,7 @@ func (m *machine) makeRoom() {
 		return
 	}
 	r, ok := m.wants.top(m.wantUrgency)
-	if !ok {
+	if !ok || m.gated(r.class) {
 		return
 	}
 	need := m.uncovered(&m.classes[r.class]) - m.releasing - m.late
@@ -271,7 +284,18 @@ func (m *machine) kindDies(kind int32, why cause, text string) {
 		return
 	}
 	k.dead, k.deadText = why, text
-	for _, c := range slices.Clone(k.classes) {
+	var ends []int32
+	collect := func(b *bundle) {
+		for {
+			t, ok := m.bundleTop(b)
+			if !ok {
+				return
+			}
+			b.q.pop()
+			ends = append(ends, t)
+		}
+	}
+	for _, c := range k.classes {
 		for len(m.classes[c].demands) > 0 {
 			m.withdraw(m.classes[c].demands[0])
 		}
@@ -281,36 +305,24 @@ func (m *machine) kindDies(kind int32, why cause, text string) {
 				break
 			}
 			m.classes[c].q.pop()
-			if e.id >= 0 {
-				if m.isUnit(e, c) {
-					m.finish(e.id, statusErrored, why, text, -1)
-				}
-				continue
-			}
-			for b := &m.bundles[^e.id]; b.count > 0; b = &m.bundles[^e.id] {
-				t, ok := m.bundleTop(b)
-				if !ok {
-					break
-				}
-				b.q.pop()
-				m.finish(t, statusErrored, why, text, -1)
+			switch {
+			case e.id < 0:
+				collect(&m.bundles[^e.id])
+			case m.isUnit(e, c):
+				ends = append(ends, e.id)
 			}
 		}
 	}
-	// What was touched but not yet enqueued.
-	for _, id := range slices.Clone(m.dirty) {
-		b := &m.bundles[id]
-		if m.classes[b.class].kind != kind {
-			continue
+	for _, id := range m.dirty { // what is not in a class's queue yet
+		if b := &m.bundles[id]; m.classes[b.class].kind == kind {
+			collect(b)
 		}
-		for b.count > 0 {
-			t, ok := m.bundleTop(b)
-			if !ok {
-				break
-			}
-			b.q.pop()
+	}
+	// By index: the order in queues depends on what was looked at before.
+	slices.Sort(ends)
+	for _, t := range slices.Compact(ends) {
+		if m.tasks[t].state == stateReady {
 			m.finish(t, statusErrored, why, text, -1)
-			b = &m.bundles[id]
 		}
 	}
 }

@@ -11,8 +11,8 @@ func (m *machine) patience() int64 { return int64(m.conf.Grace + m.conf.GraceMar
 
 // pump decides what follows from what has changed.
 func (m *machine) pump() {
+	m.settle()
 	if m.started && m.cancelled == "" {
-		m.settle()
 		m.assign()
 		m.settle()
 		m.ask()

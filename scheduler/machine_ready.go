@@ -19,6 +19,7 @@ func (m *machine) makeReady(t int32) {
 	}
 	k.state = stateReady
 	k.at, k.ready = m.now, m.now
+	k.first = m.conf.Order == ByDuration && (k.unseen || k.tail > m.critical)
 	m.waiting--
 	c.waiting--
 	m.pend(t)
