@@ -129,6 +129,7 @@ type copier struct {
 	buf       []byte
 	dir       *hostDir
 	dirFile   *os.File
+	dirFD     int // its descriptor: each os.File.Fd costs a call
 	exclusive *sync.Map
 }
 
@@ -337,7 +338,7 @@ func (c *copier) open(p *packFile) (int, error) {
 		if err != nil {
 			return -1, changedIfGone(err)
 		}
-		c.dir, c.dirFile = p.dir, f
+		c.dir, c.dirFile, c.dirFD = p.dir, f, int(f.Fd())
 		if err := p.dir.same(f); err != nil {
 			return -1, err
 		}
@@ -346,7 +347,7 @@ func (c *copier) open(p *packFile) (int, error) {
 	if !p.dir.follow {
 		flags |= syscall.O_NOFOLLOW
 	}
-	fd, err := ignoringEINTR(func() (int, error) { return syscall.Openat(int(c.dirFile.Fd()), p.name, flags, 0) })
+	fd, err := ignoringEINTR(func() (int, error) { return syscall.Openat(c.dirFD, p.name, flags, 0) })
 	if err == syscall.ENOENT || err == syscall.ELOOP {
 		return -1, fmt.Errorf("%w: %w", ErrChanged, err)
 	}
