@@ -9,11 +9,13 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // A run directory is <dir>/run-<uuid> with the file lock in it, which its
 // process holds a flock on for as long as it lives. It comes into being under
-// the name new-<uuid>, so that run-<uuid> never exists without its lock; dead
+// a name new-<uuid> of its own, so that run-<uuid> never exists without its lock; dead
 // ones are removed by SweepRuns, which leaves the file dead/<uuid> as the
 // proof that it was.
 const (
@@ -76,7 +78,7 @@ func makeRunDir(lockPath, owner, boot string) (*runDir, error) {
 		return nil, err
 	}
 	// A sweep may take the new directory for one that was left behind by a
-	// crash: then it is simply made again.
+	// crash: then another is made.
 	const tries = 100
 	var last error
 	for range tries {
@@ -93,8 +95,8 @@ func makeRunDir(lockPath, owner, boot string) (*runDir, error) {
 }
 
 func tryRunDir(dir, run, text string) (_ *runDir, err error) {
-	fresh := filepath.Join(dir, newPrefix+strings.TrimPrefix(filepath.Base(run), runPrefix))
-	if err := os.Mkdir(fresh, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+	fresh := filepath.Join(dir, newPrefix+uuid.NewString())
+	if err := os.Mkdir(fresh, 0o700); err != nil {
 		return nil, err
 	}
 	f, err := os.OpenFile(filepath.Join(fresh, lockName), os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
