@@ -244,6 +244,7 @@ func serve(t *testing.T, keys string, ttl time.Duration, dir string) (*server, f
 }
 
 func TestHoldersThatAreKilledAreSucceededAtOnce(t *testing.T) {
+	t.Parallel()
 	dir := privateDir(t)
 	// A TTL of an hour: nothing here is freed by the clock.
 	s, start := serve(t, "a,b", time.Hour, dir)
@@ -290,11 +291,12 @@ func TestHoldersThatAreKilledAreSucceededAtOnce(t *testing.T) {
 }
 
 func TestAHolderThatIsStoppedBeyondItsTTLDoesNothingMoreWhenItGoesOn(t *testing.T) {
+	t.Parallel()
 	const ttl = 600 * time.Millisecond
 	s, start := serve(t, "a", ttl, "")
 	children := []*exec.Cmd{start(), start(), start()}
 	stops := make(map[int]int)
-	for range 3 * soak() {
+	for range 2 * soak() {
 		s.mu.Lock()
 		clear(s.runs)
 		s.mu.Unlock()

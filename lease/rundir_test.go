@@ -118,7 +118,7 @@ func TestSweepsBesideStartsRemoveNothingThatLives(t *testing.T) {
 	}
 	for range 4 {
 		starters.Go(func() {
-			for range 100 {
+			for range 40 {
 				lock := filepath.Join(dir, runPrefix+uuid.NewString(), lockName)
 				r, err := makeRunDir(lock, "owner", "boot")
 				if !assert.NoError(t, err) {

@@ -3,7 +3,9 @@ package lease
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -170,25 +172,44 @@ func TestAMissingHolderIsToldOnceToAllAndAgainAfterItCameBack(t *testing.T) {
 		require.NoError(t, err)
 		_, err = m.Acquire(ctx, "term", &Options{Term: 100 * time.Hour})
 		require.NoError(t, err)
+		var mu sync.Mutex
 		var one, two []string
+		told := func() ([]string, []string) {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(one), slices.Clone(two)
+		}
 		done := make(chan error)
 		go func() {
 			done <- m.Missing(ctx, "", 0,
-				func(h Holding) { one = append(one, h.Key); assert.GreaterOrEqual(t, h.Seen, time.Hour) },
-				func(h Holding) { two = append(two, h.Key) })
+				func(h Holding) {
+					mu.Lock()
+					defer mu.Unlock()
+					one = append(one, h.Key)
+					assert.GreaterOrEqual(t, h.Seen, time.Hour)
+				},
+				func(h Holding) {
+					mu.Lock()
+					defer mu.Unlock()
+					two = append(two, h.Key)
+				})
 		}()
 		time.Sleep(59 * time.Minute)
 		synctest.Wait()
-		require.Empty(t, one)
+		a, b := told()
+		require.Empty(t, a)
 		time.Sleep(5 * time.Hour)
 		synctest.Wait()
-		require.Equal(t, []string{"k"}, one)
-		require.Equal(t, one, two)
+		a, b = told()
+		require.Equal(t, []string{"k"}, a)
+		require.Equal(t, a, b)
 		_, err = mem.Swap(ctx, srec, srec, false) // a sign of life
 		require.NoError(t, err)
 		time.Sleep(5 * time.Hour)
 		synctest.Wait()
-		require.Equal(t, []string{"k", "k"}, one)
+		a, b = told()
+		require.Equal(t, []string{"k", "k"}, a)
+		require.Equal(t, a, b)
 		require.ErrorIs(t, <-done, context.DeadlineExceeded)
 		go func() { done <- m.Missing(context.Background(), "", 0) }()
 		synctest.Wait()
