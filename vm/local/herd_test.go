@@ -42,6 +42,7 @@ func startMarked(t *testing.T, line string, bare bool) strays {
 	t.Cleanup(func() {
 		_ = c.Process.Kill()
 		_ = c.Wait()
+		assert.NoError(t, newHerd(mark, runRecord{}).end(testContext(t)))
 	})
 	word, err := bufio.NewReader(out).ReadString('\n')
 	require.NoError(t, err)
