@@ -171,3 +171,25 @@ func TestAGuestKilledHalfWayThroughItsOutputIsPartial(t *testing.T) {
 	require.False(t, res.Parts[1].Ended)
 	require.Equal(t, "half\n", string(res.Parts[1].Steps[0].Stdout))
 }
+
+// A shell that is between fork and exec loses an interrupt; this one loses the
+// first by a trap.
+func TestAnInterruptThatAYoungStepLostIsSentAgain(t *testing.T) {
+	t.Parallel()
+	h := start(t, nil)
+	h.welcome(wire.Welcome{})
+	ticket := h.put(1, 0, commands("a", `trap "trap - INT" INT; echo up; while :; do sleep 0.01; done`))
+	h.send(1, wire.KindGo, diskio.Go{Disk: 1, Nonce: ticket.Nonce}.Encode())
+	for {
+		p, err := diskio.DecodeProgress(h.next(1, wire.KindMessage, nil).Body)
+		require.NoError(t, err)
+		if p.What == "output" {
+			break
+		}
+	}
+	h.send(1, wire.KindCancel, wire.Cancel{})
+	var done wire.Done
+	h.next(1, wire.KindDone, &done)
+	require.True(t, done.Complete, done.Error)
+	require.Equal(t, "SIGINT", h.results(1, ticket).Parts[0].Steps[0].Signal)
+}

@@ -110,6 +110,18 @@ type limits struct {
 	context             context.Context // its end kills
 }
 
+// A shell loses an interrupt that comes between its fork and the exec of a
+// command: the child takes the shell's handler for its own and forgets. Steps
+// begin with just that, and a host that cancels as soon as it hears of a step
+// hits it, so a young step is interrupted twice. Later it is rare, and a second
+// interrupt would cut a test's teardown short; then the step is asked to
+// terminate, long before a host that waits its default time has it killed.
+const (
+	youngStep      = 5 * time.Second
+	interruptAgain = time.Second
+	terminateAfter = 30 * time.Second
+)
+
 // how is why a process was ended.
 type how struct {
 	timedOut, cancelled bool
@@ -118,7 +130,8 @@ type how struct {
 // supervise waits for the leader's end, and hurries it where it must.
 func (a *Agent) supervise(p *process, l limits) how {
 	var h how
-	var timeout, terminate, kill <-chan time.Time
+	var timeout, again, terminate, kill <-chan time.Time
+	begun := time.Now()
 	if l.timeout > 0 {
 		t := time.NewTimer(l.timeout)
 		defer t.Stop()
@@ -138,6 +151,9 @@ func (a *Agent) supervise(p *process, l limits) how {
 			timeout, h.timedOut = nil, true
 			p.signal(syscall.SIGINT)
 			terminate, kill = time.After(a.c.Grace/2), time.After(a.c.Grace)
+		case <-again:
+			again = nil
+			p.signal(syscall.SIGINT)
 		case <-terminate:
 			terminate = nil
 			p.signal(syscall.SIGTERM)
@@ -150,6 +166,12 @@ func (a *Agent) supervise(p *process, l limits) how {
 			case <-l.killed: // asked for in the same moment: the case below
 			default:
 				p.signal(syscall.SIGINT)
+				if time.Since(begun) < youngStep {
+					again = time.After(interruptAgain)
+				}
+				if terminate == nil {
+					terminate = time.After(terminateAfter)
+				}
 			}
 		case <-l.killed:
 			l.killed, h.cancelled = nil, true
