@@ -459,8 +459,10 @@ func TestSendWaitsForTheGuestsWindow(t *testing.T) {
 		l.hear(wire.KindStdin)
 		for range 3 {
 			l.say(s.ID(), wire.KindWindow, wire.Window{Bytes: 1<<63 - 1})
+			for range 6 {
+				l.hear(wire.KindStdin)
+			}
 		}
-		l.hear(wire.KindStdin)
 		reason := errors.New("enough")
 		go func() { // the guest reads on, so that the sender is not stuck in a write
 			for {
