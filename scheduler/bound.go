@@ -7,8 +7,8 @@ import (
 )
 
 // boundOf returns what no schedule can be shorter than: the longest path, the
-// level to which the work fills the workers from the instants at which they
-// became ready, and the work of an account over its limit.
+// level to which the work fills the workers from the instants at which they are
+// ready when all are asked for at once, and the work of an account over its limit.
 func boundOf(m *machine, durations []int64, ready []int64, slots int) time.Duration {
 	tail := make([]int64, len(m.tasks))
 	total, path := 0.0, int64(0)
@@ -29,10 +29,8 @@ func boundOf(m *machine, durations []int64, ready []int64, slots int) time.Durat
 	first := 0.0
 	bound := 0.0
 	if len(ready) > 0 {
-		// Later arrivals than the number of workers replace others.
 		at := slices.Clone(ready)
 		slices.Sort(at)
-		at = at[:min(len(at), m.conf.Workers)]
 		first = float64(at[0])
 		bound = Level(total/float64(slots), at)
 	}

@@ -165,7 +165,9 @@ var actionWords = [...]string{"ask", "withdraw", "desert", "run", "interrupt", "
 // Replay runs the machine on a log and returns all its decisions. An error says
 // where they differ from those that were made: then this is not the code, or
 // not the log, of that run.
-func Replay(l *Log) ([]Decision, error) {
+func Replay(l *Log) ([]Decision, error) { return replay(l, true) }
+
+func replay(l *Log, verify bool) ([]Decision, error) {
 	l.mu.Lock()
 	head, entries := l.head, l.entries[:len(l.entries):len(l.entries)]
 	l.mu.Unlock()
@@ -192,7 +194,7 @@ func Replay(l *Log) ([]Decision, error) {
 			all = append(all, m.decision(&m.out[k]))
 		}
 		m.out = m.out[:0]
-		if uint64(sum) != entries[i].Sum {
+		if verify && uint64(sum) != entries[i].Sum {
 			return all, &OpError{Op: "replay", Err: fmt.Errorf("entry %d (%s): the decisions differ from those of the run", i, in.Kind)}
 		}
 	}

@@ -206,4 +206,4 @@ func (m *machine) cut() float64 {
 }
 
 // switchWeight is how many times the cost of a switch a cut is at the least.
-const switchWeight = 2
+const switchWeight = 1

@@ -66,8 +66,6 @@ type queue struct {
 
 func (q *queue) push(e entry) { q.fresh = append(q.fresh, e) }
 
-func (q *queue) size() int { return len(q.sorted) - q.head + len(q.heap) + len(q.fresh) }
-
 // settle brings what was pushed since into order.
 func (q *queue) settle() {
 	n := len(q.fresh)

@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"fmt"
 	"math"
+	"os"
 	"runtime"
 	"strconv"
 	"testing"
@@ -14,10 +15,13 @@ import (
 )
 
 func million(t testing.TB) int {
-	if testing.Short() {
-		return 50_000
+	if os.Getenv("BULLPEN_SOAK") != "" {
+		return 1_000_000
 	}
-	return 300_000
+	if testing.Short() {
+		return 20_000
+	}
+	return 100_000
 }
 
 func TestAHugeChainAndStarAreScheduledWithoutRecursionOrScans(t *testing.T) {

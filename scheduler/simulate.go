@@ -112,7 +112,7 @@ type simulation struct {
 	batches []simBatch
 	demands int
 	arrived int
-	ready   []int64 // when each worker arrived, for the bound
+	boots   []int64 // of the first demands, for the bound
 	acting  []action
 }
 
@@ -183,7 +183,10 @@ func (s *simulation) run() error {
 			return err
 		}
 	}
-	s.out.Bound = boundOf(s.m, s.truth, s.ready, max(1, s.c.MaxTasks))
+	for s.demands < s.m.conf.Workers && len(s.boots) < len(s.truth) { // those that were never asked for
+		s.boot()
+	}
+	s.out.Bound = boundOf(s.m, s.truth, s.boots, max(1, s.c.MaxTasks))
 	return nil
 }
 
@@ -203,7 +206,6 @@ func (s *simulation) event(e timer) error {
 		if batches == 0 {
 			batches = -1
 		}
-		s.ready = append(s.ready, s.now)
 		return s.feed(&input{Kind: inArrived, ID: e.id, Name: fmt.Sprint("w", n), Labels: labels, MaxTasks: s.c.MaxTasks, Batches: batches})
 	case simGone:
 		return s.feed(&input{Kind: inReleased, ID: e.id})
@@ -218,12 +220,7 @@ func (s *simulation) event(e timer) error {
 func (s *simulation) act(a *action) {
 	switch a.kind {
 	case doAsk:
-		delay := int64(0)
-		if s.c.Boot != nil {
-			delay = int64(s.c.Boot(s.demands))
-		}
-		s.demands++
-		s.at(delay, simArrives, a.id, 0)
+		s.at(s.boot(), simArrives, a.id, 0)
 	case doRun:
 		s.begin(a)
 	case doInterrupt:
@@ -233,6 +230,19 @@ func (s *simulation) act(a *action) {
 	case doOutcome:
 		s.out.Statuses[s.m.tasks[a.id].status.String()]++
 	}
+}
+
+// boot returns the delay of the next demand.
+func (s *simulation) boot() int64 {
+	delay := int64(0)
+	if s.c.Boot != nil {
+		delay = max(0, int64(s.c.Boot(s.demands)))
+	}
+	s.demands++
+	if len(s.boots) < s.m.conf.Workers {
+		s.boots = append(s.boots, delay)
+	}
+	return delay
 }
 
 func (s *simulation) begin(a *action) {
