@@ -125,7 +125,8 @@ func TestAJournalIsReplayedAsE2fsckDoes(t *testing.T) {
 					revoke(1, 1),
 					"jw -b "+list(6, 2)+" "+escaped,
 					revoke(8, 2),
-					"jw -b "+list(8, 2)+" "+second, // after it was revoked: counts
+					"jw -b "+list(8, 2)+" "+second,    // after it was revoked: counts
+					"jw -c -b "+list(10, 2)+" "+first, // not committed
 					"jc")
 				got, err := openFile(t, image).ReadFile("f")
 				require.NoError(t, err)
@@ -141,16 +142,22 @@ func TestAJournalIsReplayedAsE2fsckDoes(t *testing.T) {
 				assert.Equal(t, revoke(1, 1) == "", strings.Contains(string(want), "first 1"), "it was revoked")
 				assert.Contains(t, string(want), "\xC0\x3B\x39\x98 1")
 
+				assert.Equal(t, "old.", string(want[10*1024:][:4]), "it was not committed")
+
 				if version == "" {
 					return
 				}
-				// A byte of the log's data that is wrong must not be believed.
-				log := bytes.LastIndex(untouched, []byte("first 3"))
+				// A wrong byte of the log must not be believed: in its data, in
+				// the lists of blocks and in the commits.
+				log := bytes.Index(untouched, []byte("first 0")) - 1024
 				require.Positive(t, log)
-				untouched[log+500] ^= 1
-				_, err = Open(bytes.NewReader(untouched), int64(len(untouched)), nil)
-				require.ErrorIs(t, err, ErrCorrupt)
-				assert.ErrorContains(t, err, "journal, block")
+				for _, at := range []int{1024 + 500, 500, 12, 5*1024 + 0x12} {
+					untouched[log+at] ^= 1
+					_, err = Open(bytes.NewReader(untouched), int64(len(untouched)), nil)
+					require.ErrorIs(t, err, ErrCorrupt, "%d", at)
+					assert.ErrorContains(t, err, "journal, block")
+					untouched[log+at] ^= 1
+				}
 			})
 		}
 	}

@@ -382,6 +382,18 @@ func TestForgedStructuresAreRefused(t *testing.T) {
 			le.PutUint16(d[gdChecksum:], groupChecksum(f.plan.seed, 0, d))
 		}, "inode table at block 2147483648"},
 		"a descriptor with another checksum": {func(f *forge) { f.image[BlockSize] ^= 1 }, "checksum of the descriptor"},
+		"a superblock with another checksum": {func(f *forge) { f.image[superOffset+sbLabel] ^= 1 }, "superblock: damaged: checksum is"},
+		"an extent tree with another checksum": {func(f *forge) {
+			f.image[(f.nodes["h"].tree+4)*BlockSize+4000] ^= 1 // behind its last entry
+		}, "checksum of the extent tree"},
+		"a folder with another checksum": {func(f *forge) {
+			f.image[f.nodes["b"].start*BlockSize+4000] ^= 1
+		}, "checksum of the folder's block"},
+		"an inode with another checksum": {func(f *forge) {
+			f.inode("f", func(raw []byte) { raw[200] = 0 })
+			at := bytes.Index(f.image, []byte("s\x00\x00\x00")) // the short link's
+			f.image[at+10] ^= 1
+		}, "checksum is"},
 		"a folder's block without a checksum": {func(f *forge) {
 			f.image[f.nodes["b"].start*BlockSize+BlockSize-5] = 0
 		}, "folder's block has no checksum"},
@@ -411,6 +423,28 @@ func TestForgedStructuresAreRefused(t *testing.T) {
 			assert.NotEmpty(t, fault.Place)
 		})
 	}
+}
+
+func TestUnwrittenExtentsReadAsZeros(t *testing.T) {
+	t.Parallel()
+	f := newForge(t)
+	g := f.nodes["g"]
+	for i := range f.image[g.start*BlockSize:][:5*BlockSize] {
+		f.image[g.start*BlockSize+uint64(i)] = 'x' // what was there before
+	}
+	read := func() []byte {
+		v, err := OpenVolume(f.image, int64(len(f.image)), Limits{})
+		require.NoError(t, err)
+		in, err := v.Inode(g.ino)
+		require.NoError(t, err)
+		b := make([]byte, in.Size)
+		_, err = v.NewData(in).ReadAt(b, 0)
+		require.NoError(t, err)
+		return b
+	}
+	assert.Equal(t, bytes.Repeat([]byte("x"), 5*BlockSize), read())
+	f.inode("g", func(raw []byte) { le.PutUint16(raw[inBlock+12+4:], maxExtent+5) })
+	assert.Equal(t, make([]byte, 5*BlockSize), read())
 }
 
 func TestWhatCannotBePlannedIsRefused(t *testing.T) {
