@@ -19,7 +19,8 @@ type Snapshotter interface {
 	Snapshot(ctx context.Context, name string) error // ErrExists for a name in use
 	Revert(ctx context.Context, name string) error   // ErrNotFound for a name not in use
 	Snapshots(ctx context.Context) ([]string, error) // oldest first; an error is never "none"
-	DeleteSnapshot(ctx context.Context, name string) error // idempotent; machines go on
+	// DeleteSnapshot removes one; ErrNotFound for a name not in use.
+	DeleteSnapshot(ctx context.Context, name string) error
 }
 
 // Saver turns a booted, idle machine into a parent, from which others are made.

@@ -41,9 +41,9 @@ type Guest struct {
 const Cmdline = "console=ttyS0 quiet nokaslr no_timer_check tsc=reliable cryptomgr.notests i8042.noaux ipv6.disable=1 panic=-1"
 
 // applets are the names under which busybox is called in the guest.
-var applets = strings.Fields(`sh ash cat chmod cmp cp cut date dd df dmesg du echo env expr false find free grep gzip gunzip
+const applets = `sh ash cat chmod cmp cp cut date dd df dmesg du echo env expr false find free grep gzip gunzip
 	head hostname id kill ln ls mkdir mknod mktemp mount mv nproc od printf ps pwd readlink reboot rm rmdir sed seq sha256sum
-	sleep sort stat stty sync tail tar tee test [ top touch tr true umount uname uniq wc which xargs yes poweroff halt`)
+	sleep sort stat stty sync tail tar tee test [ top touch tr true umount uname uniq wc which xargs yes poweroff halt`
 
 // Build makes the ramdisk, or finds the one that was made of the same content.
 // It is safe for concurrent use, also by several processes: a ramdisk appears
@@ -146,7 +146,7 @@ func plan(c Config) ([]entry, error) {
 	}
 	if c.Parts.Busybox != "" {
 		add(entry{name: "bin/busybox", mode: cpio.TypeReg | 0o755, host: c.Parts.Busybox})
-		for _, a := range applets {
+		for _, a := range strings.Fields(applets) {
 			add(entry{name: "bin/" + a, mode: cpio.TypeSymlink | 0o777, link: "busybox"})
 		}
 	}
