@@ -135,8 +135,7 @@ func (h *Hypervisor) Heal() { h.faults.clear() }
 // Calls is how often an operation, such as vm.OpStart, was asked for.
 func (h *Hypervisor) Calls(op string) int { return h.faults.count(op) }
 
-// Count is how many machines there are, Peak the most there ever were at once,
-// and Made how many were made.
+// Count is how many machines there are.
 func (h *Hypervisor) Count() int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -157,10 +156,8 @@ func (h *Hypervisor) Made() int {
 	return h.made
 }
 
-// Crash makes a running guest crash, PowerOff makes it power off without a
-// word, KillOutside ends it as somebody else would, Remove takes the machine away
-// without a trace, Forget removes the ownership written on it. All answer
-// vm.ErrNotFound or vm.ErrState where it cannot be.
+// Crash makes a running guest crash. Like PowerOff and KillOutside it answers
+// vm.ErrNotFound for an unknown machine and vm.ErrState for one that does not run.
 func (h *Hypervisor) Crash(id vm.ID) error {
 	return h.endNow(id, vm.End{Kind: vm.EndCrashed, Detail: "kernel panic"})
 }
