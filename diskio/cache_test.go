@@ -10,12 +10,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/diskio/internal/ext4"
 )
 
 func newCache(t testing.TB, bytes int64) *Cache {
@@ -90,6 +93,28 @@ func TestAnUnchangedFolderIsNotReadAgain(t *testing.T) {
 	assert.Equal(t, strings.Repeat("a", 64)+".img", filepath.Base(cached(t, c, Folder(dir)).Path()))
 	require.NoError(t, os.WriteFile(found[0], []byte("garbage"), 0o644))
 	assert.NotEqual(t, strings.Repeat("a", 64)+".img", filepath.Base(cached(t, c, Folder(dir)).Path()))
+}
+
+func TestWhatWasChangedJustNowIsNotBelievedToStay(t *testing.T) {
+	t.Parallel()
+	looked := time.Unix(1_800_000_000, 0)
+	for name, test := range map[string]struct {
+		age     time.Duration
+		settled bool
+	}{
+		"in the same step":          {10*time.Millisecond + 1, false},
+		"some steps ago":            {500*time.Millisecond + 1, true},
+		"in the same long step":     {time.Second, false},
+		"some long steps ago":       {3 * time.Second, true},
+		"in the future, as it says": {-time.Hour, false},
+	} {
+		ctime := syscall.NsecToTimespec(looked.Add(-test.age).UnixNano())
+		assert.Equal(t, test.settled, settled(ctime, looked), name)
+		s := &scan{began: looked, files: []*packFile{{dir: &hostDir{}, stamp: stamp{ctime: ctime}}}}
+		look, sure := s.lookKey(&ext4.Plan{})
+		assert.NotEmpty(t, look)
+		assert.Equal(t, test.settled, sure, name)
+	}
 }
 
 func TestADamagedImageIsMadeAnew(t *testing.T) {
