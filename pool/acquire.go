@@ -191,9 +191,9 @@ func (p *Pool) handOut(ctx context.Context, w *wait, now time.Time) bool {
 		p.giveBack(w, now)
 		return false
 	}
-	w.handed = make([]*Guest, len(w.granted))
-	for i, u := range w.granted {
-		w.handed[i] = newGuest(ctx, u, w, now)
+	w.handed = w.guest1[:0]
+	for _, u := range w.granted {
+		w.handed = append(w.handed, newGuest(ctx, u, w, now))
 		p.noteUnit(EventGranted, u, "", now.Sub(w.since), nil)
 	}
 	w.granted = nil

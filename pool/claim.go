@@ -158,7 +158,7 @@ func (p *Pool) lose(u *unit, err error, now time.Time) {
 		p.q.Drop(&u.item)
 	case held:
 		if u.guest != nil {
-			u.guest.cancel(err)
+			u.guest.end(err)
 		}
 	}
 	p.giveUp(u, now)

@@ -74,6 +74,9 @@ func (b *broken) BrokenMachine() bool { return true }
 // IsBroken reports whether an error says that a machine failed: made by Broken,
 // or with a method BrokenMachine() bool that answers true.
 func IsBroken(err error) bool {
+	if err == nil {
+		return false
+	}
 	var b interface{ BrokenMachine() bool }
 	return errors.As(err, &b) && b.BrokenMachine()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,35 +14,53 @@ import (
 // Guest is a machine that a caller holds, until Release. Handles are never used
 // again for another hand-out. It is safe for concurrent use.
 type Guest struct {
-	unit    *unit
-	want    Want
-	machine vm.Machine
-	name    string
-	token   uint64
-	fence   func() error
+	unit  *unit
+	want  Want
+	name  string
+	token uint64
+	fence func() error
+	raw   vm.Machine // behind no fence of the guest's; see Machine
 
 	properties map[string]string
 	queued     time.Duration
 	boot       time.Duration
 
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
 	released atomic.Bool
+
+	// What hangs on the guest is made when it is asked for.
+	mu      sync.Mutex
+	values  context.Context // given to Acquire
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	over    error // why it is not held any more
+	machine vm.Machine
 }
 
 // newGuest hands a held unit out. The caller holds p.mu.
 func newGuest(ctx context.Context, u *unit, w *wait, now time.Time) *Guest {
 	g := &Guest{
 		unit: u, want: w.want, name: u.name, token: u.token, fence: u.fence,
-		properties: u.properties, boot: u.bootTime,
+		properties: u.properties, boot: u.bootTime, values: ctx,
 	}
 	if !w.since.IsZero() {
 		g.queued = now.Sub(w.since)
 	}
-	g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(ctx))
-	g.machine = vm.GuardMachine(u.machine, g.check)
+	g.raw = u.machine
 	u.guest = g
 	return g
+}
+
+// end ends what hangs on the guest, once, for a reason.
+func (g *Guest) end(cause error) {
+	g.mu.Lock()
+	if g.over == nil {
+		g.over = cause
+	}
+	cancel := g.cancel
+	g.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
 }
 
 // check is the fence of the guest's machine: its token must be the slot's and
@@ -55,7 +74,14 @@ func (g *Guest) check() error {
 
 // Machine is the machine, behind a fence: after Release, or when its lease is
 // lost, it and all that came from it refuse.
-func (g *Guest) Machine() vm.Machine { return g.machine }
+func (g *Guest) Machine() vm.Machine {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.machine == nil {
+		g.machine = vm.GuardMachine(g.raw, g.check)
+	}
+	return g.machine
+}
 
 // Token is the fencing token of this hand-out: higher than that of any before
 // on the same slot.
@@ -63,7 +89,17 @@ func (g *Guest) Token() uint64 { return g.token }
 
 // Context ends when the guest is released or its lease is lost; context.Cause
 // says which. It has the values of the context given to Acquire.
-func (g *Guest) Context() context.Context { return g.ctx }
+func (g *Guest) Context() context.Context {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.ctx == nil {
+		g.ctx, g.cancel = context.WithCancelCause(context.WithoutCancel(g.values))
+		if g.over != nil {
+			g.cancel(g.over)
+		}
+	}
+	return g.ctx
+}
 
 // Name is the machine's name.
 func (g *Guest) Name() string { return g.name }
@@ -116,7 +152,7 @@ func (g *Guest) Release(_ context.Context, reason error) error {
 		err = &OpError{Op: "release", What: g.name, Why: g.want.Job, Err: u.lostErr}
 	}
 	p.unlock()
-	g.cancel(ErrReleased)
+	g.end(ErrReleased)
 	return err
 }
 
@@ -153,7 +189,7 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 	default:
 		u.set(renewing, now)
 		p.noteUnit(EventRenew, u, "", 0, nil)
-		p.wg.Go(func() { p.renew(u) })
+		p.wg.Go(u.renew)
 		return
 	}
 	p.plan(now)
@@ -179,7 +215,7 @@ func (p *Pool) unneeded(u *unit) bool {
 // cut takes a guest away from its holder. The caller holds p.mu.
 func (g *Guest) cut(cause error) {
 	g.released.Store(true)
-	g.cancel(cause)
+	g.end(cause)
 }
 
 type guestKey struct{}

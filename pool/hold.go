@@ -67,7 +67,7 @@ func (g *Guest) Hold(ctx context.Context, o HoldOptions) (How, error) {
 	if o.Owner == "" {
 		o.Owner = g.want.Job
 	}
-	info, err := g.machine.Info(ctx)
+	info, err := g.Machine().Info(ctx)
 	if err != nil {
 		return fail(err)
 	}
@@ -111,7 +111,7 @@ func (g *Guest) Hold(ctx context.Context, o HoldOptions) (How, error) {
 		p.unlock()
 	})
 	p.unlock()
-	g.cancel(ErrReleased)
+	g.end(ErrReleased)
 	return How{
 		Machine: info.ID, Host: u.host.Name, HostID: u.host.id, Owner: o.Owner,
 		Until: now.Add(o.TTL), Details: maps.Clone(info.Details),

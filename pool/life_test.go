@@ -2,7 +2,6 @@ package pool
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -70,16 +69,7 @@ func TestAMachineIsRevertedUntilItsMostUses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := start(t, Config{Templates: []Template{{
 			Name: "a", MostUses: 3, Snapshot: "clean", Rungs: []vm.Rung{vm.RungRevert, vm.RungCold},
-			Probe: func(ctx context.Context, m vm.Machine) error {
-				s, ok := vm.As[vm.Snapshotter](m)
-				if !ok {
-					return errors.New("no snapshots")
-				}
-				if err := s.Snapshot(ctx, "clean"); err != nil && !errors.Is(err, vm.ErrExists) {
-					return err
-				}
-				return nil
-			},
+			Probe: snapshotOnce,
 		}}, Hosts: []Host{{Slots: 1}}}, hypervisor("h"))
 		defer w.finish()
 		var names []string

@@ -120,4 +120,14 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	synctest.Test(t, f)
 }
 
-var _ = vm.ErrBusy
+// snapshotOnce is a probe that leaves the snapshot "clean" behind.
+func snapshotOnce(ctx context.Context, m vm.Machine) error {
+	s, ok := vm.As[vm.Snapshotter](m)
+	if !ok {
+		return errors.New("no snapshots")
+	}
+	if err := s.Snapshot(ctx, "clean"); err != nil && !errors.Is(err, vm.ErrExists) {
+		return err
+	}
+	return nil
+}

@@ -56,6 +56,9 @@ func (p *Pool) grant(w *wait, now time.Time) {
 			return
 		}
 	}
+	if w.granted == nil {
+		w.granted = w.unit1[:0]
+	}
 	for _, i := range w.q.Got {
 		u := i.Value
 		w.granted = append(w.granted, u)

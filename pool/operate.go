@@ -22,7 +22,7 @@ func (p *Pool) boot(u *unit) {
 	began := time.Now()
 	err := p.claim(u)
 	if err == nil {
-		ctx, cancel := context.WithTimeoutCause(u.ctx, u.template.BootTimeout, fmt.Errorf("not ready after %v", u.template.BootTimeout))
+		ctx, cancel := context.WithTimeoutCause(u.ctx, u.template.BootTimeout, u.template.bootLate)
 		if err = p.clearSlot(ctx, u); err == nil {
 			err = p.make(ctx, u, nil)
 		}
@@ -101,9 +101,7 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 	if len(spec.JobDisks) == 0 {
 		spec.JobDisks = []int64{DefaultJobDisk}
 	}
-	if spec.Inputs == 0 {
-		spec.Inputs = DefaultInputs
-	}
+	spec.Inputs = t.inputs()
 	spec.Owner = vm.Owner{
 		Store: store, Pool: p.config.Name, Run: p.config.Run.ID, Job: p.config.Run.Job,
 		Session: p.leases.SessionKey(), Slot: u.key, Incarnation: incarnation, Lock: p.leases.LockPath(), Token: u.leases[0].Token(),
@@ -118,9 +116,13 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 	p.live[incarnation] = u
 	p.mu.Unlock()
 
+	rungs := t.Rungs
+	if old != nil && t.reverts != nil {
+		rungs = t.others // that one was tried
+	}
 	r, err := vm.Renew(ctx, old, vm.Policy{
-		Driver: u.driver, Spec: spec, Rungs: t.Rungs, Parent: t.Parent, Snapshot: t.Snapshot,
-		Clean: func(ctx context.Context, m vm.Machine) error { return prove(ctx, t, m) },
+		Driver: u.driver, Spec: spec, Rungs: rungs, Parent: t.Parent, Snapshot: t.Snapshot,
+		Clean: t.prove,
 	})
 	if err == nil {
 		_, err = u.leases[0].Raise(ctx)
@@ -145,6 +147,13 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 	if r.Rung != vm.RungRevert {
 		u.name, u.properties, u.uses, u.born = name, properties, 0, time.Now()
 	}
+	u.newFence()
+	return nil
+}
+
+// newFence binds the next hand-out to the slot's present token. The caller holds
+// p.mu.
+func (u *unit) newFence() {
 	u.token = u.leases[0].Token()
 	first := u.leases[0].Fence()
 	rest := slices.Concat(u.leases[1:], u.extra)
@@ -159,7 +168,6 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 			return first()
 		}
 	}
-	return nil
 }
 
 // prove says that a machine is clean and ready.
@@ -202,21 +210,77 @@ func machineName(pool string, slot int, incarnation string) string {
 // renew rolls a used machine back behind its guest.
 func (p *Pool) renew(u *unit) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeoutCause(u.ctx, u.template.RenewTimeout, fmt.Errorf("not renewed after %v", u.template.RenewTimeout))
-	defer cancel()
+	// The timer is the unit's, used again and again: a renewal that it ends is
+	// the unit's last operation, for the machine is destroyed then.
+	if u.late == nil {
+		u.late = time.AfterFunc(u.template.RenewTimeout, func() { u.cancel(u.template.renewLate) })
+	} else {
+		u.late.Reset(u.template.RenewTimeout)
+	}
 	old := u.machine
 	var err error
 	if u.recycle && old != nil {
-		if err = old.Destroy(ctx); err == nil {
+		if err = old.Destroy(u.ctx); err == nil {
 			p.mu.Lock()
 			u.machine, old = nil, nil
 			p.mu.Unlock()
 		}
 	}
 	if err == nil {
-		err = p.make(ctx, u, old)
+		var done bool
+		if done, err = p.revert(u, old); !done && p.another(u, err) {
+			err = errors.Join(err, p.make(u.ctx, u, old))
+		}
 	}
-	p.settle(u, began, because(ctx, err))
+	if !u.late.Stop() && err == nil {
+		err = u.template.renewLate
+	}
+	p.settle(u, began, because(u.ctx, err))
+}
+
+// another reports whether the template has a rung that may do better than the
+// revert that failed so.
+func (p *Pool) another(u *unit, err error) bool {
+	if err == nil {
+		return true
+	}
+	if u.ctx.Err() != nil || len(u.template.others) == 0 || errors.Is(err, vm.ErrBusy) || errors.Is(err, vm.ErrHostLost) ||
+		errors.Is(err, vm.ErrClosed) || errors.Is(err, errRaise) {
+		return false
+	}
+	p.mu.Lock()
+	p.noteUnit(EventFailed, u, "reverting; other ways are tried", 0, err)
+	p.unlock()
+	return true
+}
+
+// errRaise: the slot's token could not be raised.
+var errRaise = errors.New("no new token")
+
+// revert takes the machine back in place where that is the first rung that the
+// template can take: no new machine is prepared for then. It answers neither
+// done nor an error where it is not.
+func (p *Pool) revert(u *unit, old vm.Machine) (done bool, err error) {
+	t := u.template
+	if old == nil || t.reverts == nil {
+		return false, nil
+	}
+	p.mu.Lock()
+	u.stopWatch()
+	p.mu.Unlock()
+	_, err = vm.Renew(u.ctx, old, vm.Policy{
+		Driver: u.driver, Spec: vm.Spec{Name: u.name, Inputs: t.inputs()}, Rungs: t.reverts, Snapshot: t.Snapshot, Clean: t.prove,
+	})
+	if err != nil {
+		return false, err
+	}
+	if _, err := u.leases[0].Raise(u.ctx); err != nil {
+		return false, fmt.Errorf("%w: %w", errRaise, err)
+	}
+	p.mu.Lock()
+	u.newFence()
+	p.mu.Unlock()
+	return true, nil
 }
 
 // settle judges how a boot or a renewal ended and says what becomes of the unit.

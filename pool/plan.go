@@ -245,6 +245,7 @@ func less(a, b *host) bool {
 func (p *Pool) begin(pl *place, h *host, now time.Time) {
 	u := &unit{pool: p, host: h, template: pl.template, place: pl, state: gone, since: now}
 	u.item.Value, u.item.Class = u, pl.class
+	u.renew = func() { p.renew(u) }
 	u.ctx, u.cancel = context.WithCancelCause(p.soft)
 	for i, b := range []*health.Breaker{&h.lost, &h.sick, &h.pairs[pl.template.index], &pl.template.health} {
 		if b.Begin(now) {

@@ -10,6 +10,7 @@ import (
 	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/pool/internal/health"
 	"github.com/bullpen-vm/bullpen/pool/internal/queue"
+	"github.com/bullpen-vm/bullpen/vm"
 )
 
 // Pool keeps machines warm and hands them out. Use New; it is safe for
@@ -87,6 +88,15 @@ func New(c Config) (*Pool, error) {
 	}
 	for i, t := range c.Templates {
 		t := &template{Template: t, index: i, locked: health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}}, health: health.Breaker{Policy: health.Policy{Threshold: t.Failures}}}
+		t.bootLate, t.renewLate = fmt.Errorf("not ready after %v", t.BootTimeout), fmt.Errorf("not renewed after %v", t.RenewTimeout)
+		switch {
+		case t.Snapshot == "":
+		case len(t.Rungs) == 0 && t.Parent == "":
+			t.reverts, t.others = []vm.Rung{vm.RungRevert}, []vm.Rung{vm.RungCold}
+		case len(t.Rungs) > 0 && t.Rungs[0] == vm.RungRevert:
+			t.reverts, t.others = t.Rungs[:1:1], t.Rungs[1:]
+		}
+		t.prove = func(ctx context.Context, m vm.Machine) error { return prove(ctx, t, m) }
 		p.templates = append(p.templates, t)
 		p.byName[t.Name] = t
 	}

@@ -52,6 +52,21 @@ type template struct {
 	last   error         // of the last boot
 	took   time.Duration // to boot, lately
 	locked health.Pause  // others have a named lock
+	// bootLate and renewLate are the causes when a timeout ends the one or the
+	// other.
+	bootLate, renewLate error
+	// reverts is the one rung to be tried first where that is to revert in
+	// place, and others are those to be tried then; else nil.
+	reverts, others []vm.Rung
+	prove           func(context.Context, vm.Machine) error // clean and ready
+}
+
+// inputs is how many places for inputs its machines have.
+func (t *template) inputs() int {
+	if t.Spec.Inputs == 0 {
+		return DefaultInputs
+	}
+	return t.Spec.Inputs
 }
 
 // free is how many of its machines are ready and nobody's.
@@ -125,6 +140,10 @@ type unit struct {
 	uses        int
 	born        time.Time
 	bootTime    time.Duration
+	renew       func()      // Pool.renew of it
+	late        *time.Timer // ends a renewal that takes too long; nil before the first
+	waiter      vm.Waiter   // of the machine waited; nil: it is none
+	waited      vm.Machine
 	guest       *Guest
 	keptUntil   time.Time
 	keptFor     string
@@ -174,6 +193,8 @@ type wait struct {
 	ready   chan struct{} // closed when the wait is over; nil while it never waited
 	granted []*unit       // not handed out yet
 	handed  []*Guest
+	unit1   [1]*unit // room for granted and handed of those who want one
+	guest1  [1]*Guest
 	err     error   // why it was refused
 	ticket  *Ticket // of a Request
 }

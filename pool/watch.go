@@ -11,8 +11,12 @@ import (
 // watchMachine learns when a machine ends by itself, so that a dead one is not
 // handed out. The caller holds p.mu.
 func (p *Pool) watchMachine(u *unit) {
-	w, ok := vm.As[vm.Waiter](u.machine)
-	if !ok {
+	if u.waited != u.machine {
+		u.waited = u.machine
+		u.waiter, _ = vm.As[vm.Waiter](u.machine)
+	}
+	w := u.waiter
+	if w == nil {
 		return
 	}
 	u.stopWatch()

@@ -54,9 +54,9 @@ func (s Set) String() string {
 // other value that does not implement T itself is asked for what it wraps, by
 // its method Unwrap() any.
 func As[T any](v any) (T, bool) {
-	var found T
 	for v != nil {
 		if a, ok := v.(interface{ As(target any) bool }); ok {
+			var found T // here: it escapes, and what is found directly costs nothing
 			ok = a.As(&found)
 			return found, ok
 		}
@@ -69,7 +69,8 @@ func As[T any](v any) (T, bool) {
 		}
 		v = u.Unwrap()
 	}
-	return found, false
+	var none T
+	return none, false
 }
 
 // has reports whether As finds T.

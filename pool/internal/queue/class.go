@@ -59,6 +59,7 @@ type Demand[M, W any] struct {
 	classes []*Class[M, W]
 	bits    []uint64
 	levels  []*level[M, W] // by priority, highest first; none is empty
+	spare   *level[M, W]   // the one that became empty last, to be used again
 	waiting int            // waiters
 	needed  int            // machines that they lack together
 }

@@ -16,7 +16,12 @@ func (q *Queue[M, W]) enqueue(w *Waiter[M, W]) {
 	if at == len(d.levels) || d.levels[at].priority != w.Priority {
 		d.levels = append(d.levels, nil)
 		copy(d.levels[at+1:], d.levels[at:])
-		d.levels[at] = &level[M, W]{priority: w.Priority}
+		l := d.spare
+		if l == nil {
+			l = new(level[M, W])
+		}
+		d.spare, l.priority = nil, w.Priority
+		d.levels[at] = l
 	}
 	d.levels[at].insert(w)
 	w.queued = true
@@ -44,6 +49,7 @@ func (q *Queue[M, W]) dequeue(w *Waiter[M, W]) {
 				copy(d.levels[i:], d.levels[i+1:])
 				d.levels[len(d.levels)-1] = nil
 				d.levels = d.levels[:len(d.levels)-1]
+				d.spare = l
 				break
 			}
 		}

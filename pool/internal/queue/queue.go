@@ -65,6 +65,7 @@ type Waiter[M, W any] struct {
 	// Got are the machines so far. After a grant they belong to the caller.
 	Got []*Item[M, W]
 
+	one        [1]*Item[M, W] // room for Got of those who want one
 	seq        uint64
 	queued     bool
 	level      *level[M, W]
@@ -172,6 +173,9 @@ func (d *Demand[M, W]) pick(avoid func(M) bool) *Item[M, W] {
 // reserve puts an item that is outside into w's hand.
 func (q *Queue[M, W]) reserve(w *Waiter[M, W], item *Item[M, W]) {
 	item.state, item.owner = reserved, w
+	if w.Got == nil {
+		w.Got = w.one[:0]
+	}
 	w.Got = append(w.Got, item)
 	if w.queued {
 		w.Demand.needed--
