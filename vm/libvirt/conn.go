@@ -1,0 +1,63 @@
+package libvirt
+
+import "context"
+
+// conn is what the driver needs of a connection to libvirt: the tagged file
+// adapter.go has the real one, tests a fake. Domains are named, not held. Every
+// method blocks until libvirt has answered, takes no context, because libvirt's
+// calls take none, and answers a *callError.
+type conn interface {
+	// Capabilities gives the host's capabilities as XML.
+	Capabilities() (string, error)
+	// List gives all domains, or an error.
+	List() ([]domain, error)
+	// Look looks at one domain; codeNoDomain when there is none.
+	Look(name string) (domain, error)
+	Define(xml string) error
+	// Undefine removes an inactive domain with all that libvirt keeps for it.
+	Undefine(name string) error
+	// Start boots a defined domain. With die it ends with this connection.
+	Start(name string, die bool) error
+	// Run makes and boots a domain that vanishes when it ends.
+	Run(xml string, die bool) error
+	Shutdown(name string) error // presses the power button
+	Kill(name string) error
+	Suspend(name string) error
+	Resume(name string) error
+	// SetRecord replaces the driver's metadata, of a running domain in both
+	// its descriptions.
+	SetRecord(name, record string) error
+
+	Snapshot(name, xml string) error
+	Revert(name, snapshot string) error
+	Snapshots(name string) ([]string, error) // with their parents before them
+	DeleteSnapshot(name, snapshot string) error
+
+	// Save writes a running domain's state to a file, which ends the domain.
+	Save(name, file string) error
+	// Restore makes a running domain of a file; xml replaces the description in
+	// it as far as libvirt allows.
+	Restore(file, xml string) error
+
+	// Close releases the connection. It is called once.
+	Close() error
+}
+
+// domain is what libvirt says of a domain.
+type domain struct {
+	name   string
+	state  int    // virDomainState
+	reason int    // of that state
+	record string // the driver's metadata; empty: there is none
+}
+
+// event is a lifecycle event.
+type event struct {
+	name   string
+	event  int // virDomainEventType
+	detail int
+}
+
+// dial opens a connection. Both funcs may be called from any thread until Close
+// has returned, must not block, and must not call the connection.
+type dial func(ctx context.Context, uri string, events func(event), closed func(reason string)) (conn, error)

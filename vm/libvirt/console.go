@@ -1,0 +1,60 @@
+package libvirt
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+)
+
+// consoleTail gives at most the last n bytes; nothing when there is no console.
+func consoleTail(path string, n int) ([]byte, error) {
+	if path == "" || n <= 0 {
+		return nil, nil
+	}
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, min(int64(n), size))
+	m, err := f.ReadAt(b, size-int64(len(b)))
+	if err == io.EOF {
+		err = nil
+	}
+	return b[:m], err
+}
+
+// trimConsole keeps the newest half of a console that got longer than the bound.
+// QEMU appends, so it goes on at the new end. What it writes just now may be
+// lost or torn: the console is for people.
+func trimConsole(path string, most int64) error {
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && (fi.Size() <= most || !fi.Mode().IsRegular()) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	keep, err := consoleTail(path, int(most/2))
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(0)
+	if err == nil {
+		// In front of what QEMU has appended since, or over it.
+		_, err = f.WriteAt(keep, 0)
+	}
+	return errors.Join(err, f.Close())
+}

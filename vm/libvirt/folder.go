@@ -1,0 +1,167 @@
+package libvirt
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/bullpen-vm/bullpen/vm"
+)
+
+// The folders in a driver's that are no machines.
+const (
+	newPrefix    = ".new-"  // being made; flocked by who makes it
+	deadPrefix   = ".dead-" // being removed; its domain is gone
+	socketFolder = ".sockets"
+	parentFolder = ".parents"
+)
+
+// socketPath is where QEMU listens for the host's end of a machine's channel. It
+// is not in the machine's folder, for socket addresses are short.
+func (d *Driver) socketPath(name string) string {
+	sum := sha256.Sum256([]byte(name))
+	return filepath.Join(d.base, socketFolder, hex.EncodeToString(sum[:8]))
+}
+
+func (d *Driver) dir(id vm.ID) string { return filepath.Join(d.base, string(id)) }
+
+func isMachineName(name string) bool {
+	return name != "" && name[0] != '.' && !strings.ContainsRune(name, '/')
+}
+
+// newFolder makes a folder of the kind .new-* and locks it. Another process may
+// take it for a leftover between the two: then it is gone, and made again.
+func newFolder(ctx context.Context, parent string) (string, *flock, error) {
+	for {
+		dir := filepath.Join(parent, newPrefix+rand.Text())
+		if err := os.Mkdir(dir, 0o711); err != nil {
+			return "", nil, err
+		}
+		lock, err := tryFlock(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+		if err == nil {
+			if _, err = os.Lstat(dir); err == nil {
+				return dir, lock, nil
+			}
+			err = errors.Join(err, lock.unlock())
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errLocked) {
+			return "", nil, err
+		}
+		if err := context.Cause(ctx); err != nil {
+			return "", nil, err
+		}
+	}
+}
+
+// removeLeftovers removes what dead processes left half made or half removed:
+// folders that have no domain, and sockets that have no folder. One that cannot
+// be removed is logged, and tried again next time.
+func (d *Driver) removeLeftovers(ctx context.Context) error {
+	sockets, err := os.ReadDir(filepath.Join(d.base, socketFolder))
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(d.base)
+	if err != nil {
+		return err
+	}
+	wanted := map[string]bool{}
+	for _, e := range entries {
+		path := filepath.Join(d.base, e.Name())
+		var err error
+		switch {
+		case strings.HasPrefix(e.Name(), deadPrefix):
+			err = os.RemoveAll(path)
+		case strings.HasPrefix(e.Name(), newPrefix):
+			err = removeUnlocked(path, nil)
+		case isMachineName(e.Name()):
+			wanted[filepath.Base(d.socketPath(e.Name()))] = true
+			err = removeUnlocked(path, func() (bool, error) { return d.orphaned(ctx, e.Name()) })
+		}
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				return cause
+			}
+			if errors.Is(err, vm.ErrHostLost) || errors.Is(err, vm.ErrClosed) {
+				return err
+			}
+			d.log.Warn("a leftover cannot be removed", "path", path, "err", err)
+		}
+	}
+	for _, e := range sockets {
+		if !wanted[e.Name()] {
+			if err := removeAll(filepath.Join(d.base, socketFolder, e.Name())); err != nil {
+				d.log.Warn("a leftover cannot be removed", "path", e.Name(), "err", err)
+			}
+		}
+	}
+	return nil
+}
+
+// orphaned reports whether a machine's folder has no domain. A domain of that
+// name that is another's is no reason to keep it either, but a good one to ask
+// a person.
+func (d *Driver) orphaned(ctx context.Context, name string) (bool, error) {
+	_, err := d.lookDomain(ctx, name)
+	if errors.Is(err, vm.ErrNotFound) {
+		return true, nil
+	}
+	return false, err
+}
+
+// removeUnlocked removes a folder unless somebody holds its lock, if the check,
+// made under the lock, says so.
+func removeUnlocked(path string, check func() (bool, error)) error {
+	lock, err := tryFlock(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	remove := true
+	if check != nil {
+		remove, err = check()
+	}
+	if err == nil && remove {
+		err = os.RemoveAll(path)
+	}
+	return errors.Join(err, lock.unlock())
+}
+
+// bury removes a machine's folder and socket, the name first: from then on a
+// removal that is cut short is a leftover.
+func (d *Driver) bury(id vm.ID, dir string) error {
+	dead := filepath.Join(filepath.Dir(dir), deadPrefix+rand.Text())
+	err := os.Rename(dir, dead)
+	if err == nil {
+		err = os.RemoveAll(dead)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(err, removeAll(filepath.Join(filepath.Dir(dir), socketFolder, filepath.Base(d.socketPath(string(id))))))
+}
+
+// makeDisk makes a sparse raw file.
+func makeDisk(path string, size int64, what string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return full(err)
+	}
+	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
+		if errors.Is(err, syscall.EFBIG) || errors.Is(err, syscall.EINVAL) {
+			return fmt.Errorf("%s is %d bytes: %w: %w", what, size, vm.ErrTooLarge, err)
+		}
+		return full(err)
+	}
+	return nil
+}

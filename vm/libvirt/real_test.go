@@ -1,0 +1,187 @@
+//go:build cgo && (libvirt || libvirt_dlopen)
+
+package libvirt
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
+	"github.com/bullpen-vm/bullpen/internal/need"
+	"github.com/bullpen-vm/bullpen/vm"
+)
+
+// real: this test program can reach libvirt.
+const real = true
+
+// shared is what the tests of one program have in common: an embedded driver
+// has one root a process.
+var shared struct {
+	once  sync.Once
+	dir   string
+	guest initramfs.Guest
+	err   error
+}
+
+func cleanup() {
+	if shared.dir != "" {
+		_ = os.RemoveAll(shared.dir)
+	}
+}
+
+// guest gives a bootable guest, or skips.
+func testGuest(t testing.TB) initramfs.Guest {
+	t.Helper()
+	need.Thing(t, "qemu")
+	need.Thing(t, "kernel")
+	need.Thing(t, "libvirt-client", func(context.Context) error {
+		c, err := connect(context.Background(), new(sync.WaitGroup), "test:///default", func(event) {}, func(string) {})
+		if err != nil {
+			return err
+		}
+		if os.Geteuid() == 0 {
+			if _, err := user.Lookup("libvirt-qemu"); err != nil {
+				_ = c.Close()
+				return fmt.Errorf("%w; provide it with: useradd --system --user-group --no-create-home libvirt-qemu", err)
+			}
+		}
+		return c.Close()
+	})
+	prepareShared(t)
+	return shared.guest
+}
+
+func prepareShared(t testing.TB) {
+	t.Helper()
+	shared.once.Do(func() {
+		// Short: sockets are in it.
+		shared.dir, shared.err = os.MkdirTemp("", "bpl")
+		if shared.err != nil {
+			return
+		}
+		root := ""
+		if k := os.Getenv("BULLPEN_KERNEL"); k != "" {
+			root = filepath.Dir(filepath.Dir(k))
+		}
+		var parts initramfs.Parts
+		if parts, shared.err = initramfs.Find(root); shared.err != nil {
+			return
+		}
+		agent := filepath.Join(shared.dir, "agent")
+		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s", "-o", agent, "github.com/bullpen-vm/bullpen/examples/agent")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		var text []byte
+		if text, shared.err = build.CombinedOutput(); shared.err != nil {
+			shared.err = fmt.Errorf("%w: %s", shared.err, text)
+			return
+		}
+		shared.guest, shared.err = initramfs.Build(context.Background(), initramfs.Config{Parts: parts, Agent: agent, Dir: shared.dir})
+	})
+	require.NoError(t, shared.err)
+}
+
+// embedURI is that of this process's embedded driver.
+func embedURI() string { return "qemu:///embed?root=" + filepath.Join(shared.dir, "e") }
+
+// testConfig logs to the test.
+func testConfig(t testing.TB, uri string) Config {
+	return Config{URI: uri, ForceTCG: true, Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil))}
+}
+
+type testWriter struct{ t testing.TB }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	if w.t.Context().Err() == nil { // it panics after the test
+		w.t.Log(strings.TrimSpace(string(b)))
+	}
+	return len(b), nil
+}
+
+// guestSpec is of a small machine with a name of its own.
+func guestSpec(g initramfs.Guest) vm.Spec {
+	name := "t-" + strings.ToLower(rand.Text()[:10])
+	return vm.Spec{
+		Name: name, Template: "template of " + name, Memory: 160 << 20,
+		Kernel: g.Kernel, Initrd: g.Initrd, Cmdline: g.Cmdline,
+		JobDisks: []int64{1 << 20, 64 << 10}, Inputs: 2,
+		Secret: vm.Secret("secret-of-" + name),
+		Owner:  vm.Owner{Pool: "test", Incarnation: "incarnation-of-" + name, Token: 1},
+	}
+}
+
+// openEmbed opens this process's embedded driver.
+func openEmbed(t testing.TB) (*Driver, initramfs.Guest) {
+	t.Helper()
+	g := testGuest(t)
+	d, err := Open(t.Context(), testConfig(t, embedURI()))
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	return d, g
+}
+
+// boot makes a running machine whose guest is ready.
+func boot(t testing.TB, d *Driver, s vm.Spec) vm.Machine {
+	t.Helper()
+	m, err := d.Create(t.Context(), s)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		require.NoError(t, m.Destroy(ctx))
+	})
+	require.NoError(t, m.Start(t.Context()))
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	ch, err := m.(*machine).Channel(ctx)
+	require.NoError(t, err)
+	_, err = ch.Ready(ctx)
+	require.NoError(t, err, consoleOf(m))
+	return m
+}
+
+func consoleOf(m vm.Machine) string {
+	b, err := m.(*machine).Console(context.Background(), vm.ConsoleTail)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// runJob runs shell lines on the machine and reads their results.
+func runJob(t testing.TB, m vm.Machine, inputs []diskio.Input, lines ...string) *diskio.Results {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	a, ok := vm.As[vm.Attacher](m)
+	require.True(t, ok)
+	disk, err := a.JobDisk(ctx, 0)
+	require.NoError(t, err)
+	defer disk.Close()
+	ticket, err := diskio.WriteJob(ctx, disk, disk.Size(), []diskio.Part{{ID: "task", Job: diskio.Job{Steps: diskio.Commands(lines...), Inputs: inputs}}}, nil)
+	require.NoError(t, err)
+	g := diskio.Go{Nonce: ticket.Nonce}
+	for place, in := range inputs {
+		require.NoError(t, a.Insert(ctx, place, in.Image))
+		g.Inputs = append(g.Inputs, diskio.GoInput{Name: in.Name, Place: place, Digest: in.Image.Digest(), Size: in.Image.Size()})
+	}
+	end, err := vm.Run(ctx, m, vm.RunOptions{Go: g.Encode()})
+	require.NoError(t, err, consoleOf(m))
+	require.Equal(t, vm.EndDone, end.Kind, "%+v", end)
+	results, err := diskio.ReadResults(ctx, disk, disk.Size(), ticket, nil)
+	require.NoError(t, err)
+	require.True(t, results.Complete, "%v", results.Damage)
+	return results
+}
