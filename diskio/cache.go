@@ -133,7 +133,7 @@ func (c *Cache) build(ctx context.Context, key string, found *scan, plan *ext4.P
 	if err != nil {
 		return nil, &OpError{Op: "cache", Name: c.dir, Err: pathCause(err)}
 	}
-	defer tmp.Close()
+	defer closeLocked(tmp)
 	image, err = c.fill(ctx, tmp, key, found, plan)
 	if err != nil {
 		os.Remove(tmp.Name())
@@ -188,7 +188,9 @@ func (c *Cache) name(ctx context.Context, image *Image, tmp *os.File, key string
 		err = unlock(tmp)
 	}
 	for used := false; err == nil && !used; {
-		if used, err = lockShared(image.f); err == nil && !used {
+		used, err = lockShared(image.f)
+		image.locked = used
+		if err == nil && !used {
 			err = pause(ctx, time.Millisecond) // it is being looked at, or removed
 		}
 	}
@@ -236,7 +238,7 @@ func (c *Cache) wait(ctx context.Context, key string) (done func(), err error) {
 		return nil, &OpError{Op: "cache", Name: c.imagePath(key), Err: fmt.Errorf("waiting for another process that packs: %w", pathCause(err))}
 	}
 	return func() {
-		f.Close()
+		_ = closeLocked(f) // only a lock
 		<-t.room
 		leave()
 	}, nil

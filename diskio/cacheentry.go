@@ -52,7 +52,7 @@ func (c *Cache) replace(name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer tmp.Close()
+	defer closeLocked(tmp)
 	_, err = tmp.Write(b)
 	if err == nil {
 		err = os.Rename(tmp.Name(), name)
@@ -95,7 +95,7 @@ func (c *Cache) open(ctx context.Context, key string) (image *Image, why, err er
 				return c.check(ctx, f, key)
 			}
 		}
-		f.Close()
+		closeLocked(f)
 		if err != nil {
 			return nil, nil, &OpError{Op: "cache", Name: c.imagePath(key), Err: pathCause(err)}
 		}
@@ -110,9 +110,10 @@ func (c *Cache) open(ctx context.Context, key string) (image *Image, why, err er
 func (c *Cache) check(ctx context.Context, f *os.File, key string) (_ *Image, why, err error) {
 	image, err := newImage(f, c.imagePath(key))
 	if err != nil {
-		f.Close()
+		closeLocked(f)
 		return nil, nil, &OpError{Op: "cache", Name: c.imagePath(key), Err: err}
 	}
+	image.locked = true
 	keep := false
 	defer func() {
 		if !keep {
@@ -177,7 +178,7 @@ func (c *Cache) temp() (*os.File, error) {
 				return f, nil
 			}
 		}
-		f.Close()
+		closeLocked(f)
 		if err != nil {
 			return nil, err
 		}

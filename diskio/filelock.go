@@ -2,6 +2,7 @@ package diskio
 
 import (
 	"context"
+	"errors"
 	"os"
 	"syscall"
 	"time"
@@ -22,14 +23,21 @@ func flock(f *os.File, how int) (bool, error) {
 	return err == nil, err
 }
 
+// closeLocked gives a lock back and closes the file. Closing alone would do it
+// later, when a process that is being started at this moment has let go of its
+// copy of the descriptor.
+func closeLocked(f *os.File) error {
+	return errors.Join(unlock(f), f.Close())
+}
+
 func unlock(f *os.File) error {
 	_, err := ignoringEINTR(func() (int, error) { return 0, syscall.Flock(int(f.Fd()), syscall.LOCK_UN) })
 	return err
 }
 
 // lockFile waits for an exclusive lock on a file, which is made and stays. It
-// asks again and again, since a flock that waits cannot be cancelled. Closing
-// the file gives the lock back.
+// asks again and again, since a flock that waits cannot be cancelled. The
+// caller gives it back with closeLocked.
 func lockFile(ctx context.Context, name string) (*os.File, error) {
 	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o666)
 	if err != nil {

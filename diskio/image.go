@@ -28,7 +28,7 @@ type Image struct {
 
 	close    sync.Once
 	closeErr error
-	release  func() // of the cache's
+	locked   bool // as in use, in a cache
 }
 
 // OpenImage opens an image file of any kind for use as an input. It looks at
@@ -121,11 +121,12 @@ func (i *Image) Sum(ctx context.Context) (string, error) {
 // fail from then on.
 func (i *Image) Close() error {
 	i.close.Do(func() {
-		if err := i.f.Close(); err != nil {
-			i.closeErr = &OpError{Op: "close", Name: i.path, Err: pathCause(err)}
+		done := i.f.Close
+		if i.locked {
+			done = func() error { return closeLocked(i.f) }
 		}
-		if i.release != nil {
-			i.release()
+		if err := done(); err != nil {
+			i.closeErr = &OpError{Op: "close", Name: i.path, Err: pathCause(err)}
 		}
 	})
 	return i.closeErr
