@@ -357,3 +357,28 @@ func TestATruncatedImageIsRefused(t *testing.T) {
 	}
 	require.Error(t, err)
 }
+
+func TestAnEntryThatIsNotWhatItSaysIsRefused(t *testing.T) {
+	t.Parallel()
+	images := hostileBases(t)
+	base := images[len(images)-1]
+	at := int64(0)
+	for _, number := range base.used {
+		if i := bytes.Index(base.blocks[number], []byte{1, 1, 'a'}); i >= 0 { // length, kind, name
+			at = number*1024 + int64(i) + 1
+		}
+	}
+	require.Positive(t, at)
+	for kind := byte(2); kind < 8; kind++ {
+		f, err := Open(&patchedImage{thinImage: base, patches: []patch{{at, []byte{kind}}, unchecked()}}, base.size, nil)
+		require.NoError(t, err)
+		_, err = f.Stat("a")
+		assert.ErrorIs(t, err, ErrCorrupt, "%d", kind)
+		_, err = f.Open("a")
+		assert.ErrorIs(t, err, ErrCorrupt, "%d", kind)
+		entries, err := f.ReadDir(".")
+		require.NoError(t, err)
+		_, err = entries[0].Info()
+		assert.ErrorIs(t, err, ErrCorrupt, "%d", kind)
+	}
+}
