@@ -202,17 +202,22 @@ func (p *Pool) handOut(ctx context.Context, w *wait, now time.Time) bool {
 
 // most is how many machines of the demand there can be at once.
 func (p *Pool) most(d *queue.Demand[*unit, *wait]) int {
+	bySlots := 0
 	hosts := make(map[*host]int)
 	templates := make(map[*template]int)
 	for _, c := range d.Classes() {
 		pl := p.places[c.Index()]
 		for _, h := range pl.hosts {
-			n := h.Slots / pl.template.Weight
-			hosts[h] = max(hosts[h], n)
+			n := h.room(pl.template)
+			if pl.template.existing() {
+				bySlots += n
+			} else {
+				hosts[h] = max(hosts[h], n)
+			}
 			templates[pl.template] += n
 		}
 	}
-	bySlots, byMost := 0, 0
+	byMost := 0
 	for _, n := range hosts {
 		bySlots += n
 	}

@@ -16,6 +16,9 @@ func (p *Pool) withdrawProbe(u *unit) {
 			u.probing[i] = nil
 		}
 	}
+	if u.fixture != nil {
+		u.fixture.sick.Withdraw()
+	}
 }
 
 // succeeded counts a success for host and template.
@@ -33,6 +36,10 @@ func (p *Pool) succeeded(u *unit, now time.Time) {
 	t.health.Success()
 	t.last = nil
 	h.pairs[t.index].Success()
+	if u.fixture != nil {
+		u.fixture.sick.Success()
+		u.fixture.full.Reset()
+	}
 	delete(h.failed, t)
 	h.busy.Reset()
 	h.full.Reset()
@@ -53,6 +60,13 @@ func (p *Pool) failed(u *unit, err error, now time.Time) {
 		p.storeErr = err
 		p.wake(p.store.Until())
 		p.noteUnit(EventFailed, u, "lease store", 0, err)
+		return
+	case u.fixture != nil && (errors.Is(err, errFull) || errors.Is(err, vm.ErrBusy)):
+		p.withdrawProbe(u)
+		u.fixture.full.Busy(now)
+		p.wake(u.fixture.full.Until())
+		p.noteUnit(EventBusy, u, "", 0, err)
+		p.stats.busy++
 		return
 	case errors.Is(err, errFull):
 		p.withdrawProbe(u)
@@ -89,12 +103,17 @@ func (p *Pool) failed(u *unit, err error, now time.Time) {
 		}
 		u.probing[i] = nil
 	}
-	p.machineFailed(h, t, err, now)
+	p.machineFailed(u, err, now)
 }
 
 // machineFailed counts a failure of a machine that its host is not known to be
 // guilty of.
-func (p *Pool) machineFailed(h *host, t *template, err error, now time.Time) {
+func (p *Pool) machineFailed(u *unit, err error, now time.Time) {
+	if u.fixture != nil {
+		p.fixtureFailed(u, err, now)
+		return
+	}
+	h, t := u.host, u.template
 	pair := &h.pairs[t.index]
 	pair.Failure(now, err.Error())
 	p.quarantined(pair, now, Event{Host: h.Name, Template: t.Name, Err: err})
@@ -107,7 +126,7 @@ func (p *Pool) machineFailed(h *host, t *template, err error, now time.Time) {
 		p.quarantined(&h.sick, now, Event{Host: h.Name, Err: err})
 	}
 	if t.health.Fails() >= t.Failures {
-		p.refuse(t, err, now)
+		p.refuse(t, t.health.Fails(), err, now)
 	}
 }
 
@@ -116,24 +135,24 @@ func (p *Pool) machineFailed(h *host, t *template, err error, now time.Time) {
 func (p *Pool) hostLost(h *host, err error, now time.Time) {
 	h.lost.Failure(now, err.Error())
 	p.quarantined(&h.lost, now, Event{Host: h.Name, Err: err})
-	for _, u := range h.slots {
-		if u != nil && u.state == ready && p.q.Take(&u.item) {
+	h.each(func(u *unit) {
+		if u.state == ready && p.q.Take(&u.item) {
 			u.parked = true
 		}
-	}
+	})
 	p.plan(now)
 }
 
 // unpark offers the ready machines of a host that answers again.
 func (p *Pool) unpark(h *host) {
-	for _, u := range h.slots {
-		if u != nil && u.parked {
+	h.each(func(u *unit) {
+		if u.parked {
 			u.parked = false
 			if u.state == ready {
 				p.offer(u, u.since)
 			}
 		}
-	}
+	})
 }
 
 func (p *Pool) quarantined(b *health.Breaker, now time.Time, e Event) {

@@ -59,6 +59,11 @@ func (p *Pool) claim(u *unit) error {
 			return nil, fmt.Errorf("%s: %w: %w", what, errStore, err)
 		}
 	}
+	if u.fixture != nil {
+		if err := p.claimExisting(ctx, u); err != nil {
+			return err
+		}
+	}
 	for range t.Weight {
 		p.mu.Lock()
 		var ks []string
@@ -96,7 +101,7 @@ func (p *Pool) claim(u *unit) error {
 		p.mu.Unlock()
 		p.watchLease(u, l)
 	}
-	if h.Starts > 0 {
+	if h.Starts > 0 && u.fixture == nil {
 		l, err := try("start", errFull, keys(h.Starts, func(n int) string { return startKey(h.id, n) }))
 		if err != nil {
 			return err
@@ -172,6 +177,9 @@ func (p *Pool) giveUp(u *unit, now time.Time) {
 	u.stopWatch()
 	for _, n := range u.numbers {
 		u.host.slots[n] = nil
+	}
+	if u.fixture != nil {
+		u.fixture.unit = nil
 	}
 	delete(p.live, u.incarnation)
 	delete(u.host.missing, u)

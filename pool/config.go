@@ -93,6 +93,11 @@ type Template struct {
 	Spec vm.Spec
 	// Hosts are the names of the hosts it can be made on; empty: all.
 	Hosts []string
+	// Existing are machines that others made, and that this template is of:
+	// they are leased, checked, reverted to Snapshot where that is set, left
+	// alone for 10 s to 1 h when they are not clean, and never made or
+	// destroyed. They take no slots. Of Spec, Inputs and Properties are used.
+	Existing []Existing
 
 	// Ready is how many machines are kept booted and clean ahead of demand.
 	Ready int

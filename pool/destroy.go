@@ -55,7 +55,7 @@ func (p *Pool) tearDown(u *unit) {
 	p.releaseAll(leases)
 	p.mu.Lock()
 	now := time.Now()
-	if !lost {
+	if !lost && u.fixture == nil {
 		p.stats.destroyed++
 	}
 	p.giveUp(u, now)
@@ -78,6 +78,9 @@ func sleep(ctx context.Context, d time.Duration) bool {
 // remove destroys the machine of a unit. Where a boot failed on the way nobody
 // has a handle of what came into being: it is looked for by its incarnation.
 func (p *Pool) remove(ctx context.Context, u *unit) error {
+	if u.fixture != nil {
+		return nil // it is not the pool's to destroy
+	}
 	p.mu.Lock()
 	m, made, incarnation := u.machine, u.made, u.incarnation
 	p.mu.Unlock()

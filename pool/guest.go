@@ -178,7 +178,7 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 		return
 	case IsBroken(reason):
 		p.stats.failures++
-		p.machineFailed(u.host, t, reason, now)
+		p.machineFailed(u, reason, now)
 		p.destroy(u, "it is broken: "+reason.Error())
 	case u.host.paused:
 		p.destroy(u, "its host is paused")

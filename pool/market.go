@@ -124,7 +124,7 @@ func (p *Pool) discard(u *unit, reason string) {
 // refuse ends the waits for machines of a template whose boots fail, where
 // nothing else would serve them: no other template, and no machine of this one
 // that works and comes back one day.
-func (p *Pool) refuse(t *template, err error, now time.Time) {
+func (p *Pool) refuse(t *template, fails int, err error, now time.Time) {
 	if p.inUse(t) {
 		return
 	}
@@ -142,7 +142,7 @@ func (p *Pool) refuse(t *template, err error, now time.Time) {
 		return queue.Go
 	})
 	for _, w := range out {
-		w.err = fmt.Errorf("%d boots of template %s in a row failed: %w", t.health.Fails(), t.Name, err)
+		w.err = fmt.Errorf("%d boots of template %s in a row failed: %w", fails, t.Name, err)
 		p.abandon(w, now)
 		w.over()
 	}

@@ -23,7 +23,10 @@ func (p *Pool) boot(u *unit) {
 	err := p.claim(u)
 	if err == nil {
 		ctx, cancel := context.WithTimeoutCause(u.ctx, u.template.BootTimeout, u.template.bootLate)
-		if err = p.clearSlot(ctx, u); err == nil {
+		if u.fixture == nil {
+			err = p.clearSlot(ctx, u)
+		}
+		if err == nil {
 			err = p.make(ctx, u, nil)
 		}
 		err = because(ctx, err)
@@ -54,7 +57,7 @@ func (p *Pool) clearSlot(ctx context.Context, u *unit) error {
 	}
 	for _, i := range listing {
 		o := i.Owner
-		if o.Store != store || p.isLive(i.ID, o.Incarnation) {
+		if o.Store != store || p.isLive(u.host, i.ID, o.Incarnation) {
 			continue
 		}
 		for _, l := range u.leases {
@@ -74,15 +77,19 @@ func (p *Pool) clearSlot(ctx context.Context, u *unit) error {
 	return nil
 }
 
-func (p *Pool) isLive(_ vm.ID, incarnation string) bool {
+// isLive reports whether a machine is one of the pool's, or is not its to touch.
+func (p *Pool) isLive(h *host, id vm.ID, incarnation string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.live[incarnation] != nil
+	return p.live[incarnation] != nil || h.fixed(id)
 }
 
 // make renews the machine old, or makes one when it is nil, proves it clean and
 // ready, and raises the slot's token for the next hand-out.
 func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
+	if u.fixture != nil {
+		return p.prepare(ctx, u)
+	}
 	store, err := p.leases.StoreID(ctx)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errStore, err)
@@ -219,7 +226,7 @@ func (p *Pool) renew(u *unit) {
 	}
 	old := u.machine
 	var err error
-	if u.recycle && old != nil {
+	if u.recycle && old != nil && u.fixture == nil {
 		if err = old.Destroy(u.ctx); err == nil {
 			p.mu.Lock()
 			u.machine, old = nil, nil
@@ -268,8 +275,12 @@ func (p *Pool) revert(u *unit, old vm.Machine) (done bool, err error) {
 	p.mu.Lock()
 	u.stopWatch()
 	p.mu.Unlock()
+	inputs := t.inputs()
+	if u.fixture != nil {
+		inputs = t.Spec.Inputs
+	}
 	_, err = vm.Renew(u.ctx, old, vm.Policy{
-		Driver: u.driver, Spec: vm.Spec{Name: u.name, Inputs: t.inputs()}, Rungs: t.reverts, Snapshot: t.Snapshot, Clean: t.prove,
+		Driver: u.driver, Spec: vm.Spec{Name: u.name, Inputs: inputs}, Rungs: t.reverts, Snapshot: t.Snapshot, Clean: t.prove,
 	})
 	if err != nil {
 		return false, err

@@ -31,11 +31,11 @@ func (p *Pool) pause(name string, paused, drain bool) error {
 		h.paused = paused
 		now := time.Now()
 		if drain {
-			for _, u := range h.slots {
-				if u != nil && u.state == ready {
+			h.each(func(u *unit) {
+				if u.state == ready {
 					p.discard(u, "its host is drained")
 				}
-			}
+			})
 		}
 		p.plan(now)
 		return nil

@@ -58,7 +58,7 @@ func (p *Pool) mayHelp(now time.Time) bool {
 		}
 	}
 	for _, h := range p.hosts {
-		if h.used < h.Slots && p.open(h, now) {
+		if (h.used < h.Slots || len(h.fixtures) > 0) && p.open(h, now) {
 			return true
 		}
 	}
@@ -138,7 +138,7 @@ func (p *Pool) expectVacancy(classes []*class, now time.Time) bool {
 	for _, c := range classes {
 		pl := p.places[c.Index()]
 		for _, h := range pl.hosts {
-			if p.vacant[h.index] >= pl.template.Weight && p.able(pl, h, now) {
+			if !pl.template.existing() && p.vacant[h.index] >= pl.template.Weight && p.able(pl, h, now) {
 				p.vacant[h.index] -= pl.template.Weight
 				return true
 			}
@@ -154,7 +154,7 @@ func (p *Pool) evict(classes []*class, now time.Time) []*unit {
 	for _, c := range classes {
 		pl := p.places[c.Index()]
 		for _, h := range pl.hosts {
-			if !p.able(pl, h, now) {
+			if pl.template.existing() || !p.able(pl, h, now) {
 				continue
 			}
 			var free []*unit
@@ -196,7 +196,8 @@ func (p *Pool) open(h *host, now time.Time) bool {
 // aside.
 func (p *Pool) able(pl *place, h *host, now time.Time) bool {
 	t := pl.template
-	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && t.locked.Over(now) && h.pairs[t.index].Allow(now)
+	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && t.locked.Over(now) && h.pairs[t.index].Allow(now) &&
+		(!t.existing() || h.vacant(t, now) != nil)
 }
 
 func (p *Pool) pickClass(classes []*class, now time.Time, avoid []string) (*place, *host) {
@@ -247,6 +248,11 @@ func (p *Pool) begin(pl *place, h *host, now time.Time) {
 	u.item.Value, u.item.Class = u, pl.class
 	u.renew = func() { p.renew(u) }
 	u.ctx, u.cancel = context.WithCancelCause(p.soft)
+	if pl.template.existing() {
+		u.fixture = h.vacant(pl.template, now)
+		u.fixture.unit = u
+		u.fixture.sick.Begin(now)
+	}
 	for i, b := range []*health.Breaker{&h.lost, &h.sick, &h.pairs[pl.template.index], &pl.template.health} {
 		if b.Begin(now) {
 			u.probing[i] = b
@@ -279,7 +285,7 @@ func (p *Pool) yields(u *unit, now time.Time) bool {
 			}
 			for _, c := range qw.Demand.Classes() {
 				pl := p.places[c.Index()]
-				if u.host.places[pl.template.index] == pl && u.template.Weight >= pl.template.Weight && p.able(pl, u.host, now) {
+				if u.host.places[pl.template.index] == pl && !pl.template.existing() && u.template.Weight >= pl.template.Weight && p.able(pl, u.host, now) {
 					yields = true
 					return queue.Stop
 				}

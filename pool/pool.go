@@ -96,6 +96,9 @@ func New(c Config) (*Pool, error) {
 		case len(t.Rungs) > 0 && t.Rungs[0] == vm.RungRevert:
 			t.reverts, t.others = t.Rungs[:1:1], t.Rungs[1:]
 		}
+		if t.existing() {
+			t.others = nil
+		}
 		t.prove = func(ctx context.Context, m vm.Machine) error { return prove(ctx, t, m) }
 		p.templates = append(p.templates, t)
 		p.byName[t.Name] = t
@@ -123,8 +126,13 @@ func (p *Pool) addHost(i int, c Host) {
 	}
 	p.hosts = append(p.hosts, h)
 	for _, t := range p.templates {
-		if len(t.Hosts) > 0 && !slices.Contains(t.Hosts, h.Name) || h.Slots < t.Weight {
+		if len(t.Hosts) > 0 && !slices.Contains(t.Hosts, h.Name) || !t.existing() && h.Slots < t.Weight {
 			continue
+		}
+		for _, e := range t.Existing {
+			if e.Host == h.Name {
+				h.fixtures = append(h.fixtures, &fixture{id: e.Machine, template: t, full: health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}}})
+			}
 		}
 		labels := mergeAll(h.Labels, t.Labels)
 		cl := p.q.Class(t.Name, labels)
@@ -220,5 +228,9 @@ func (p *Pool) tick(now time.Time) {
 		}
 		later(h.busy.Until())
 		later(h.full.Until())
+		for _, f := range h.fixtures {
+			until(&f.sick)
+			later(f.full.Until())
+		}
 	}
 }

@@ -20,12 +20,13 @@ type (
 // host is a Host and what the pool knows of it. All fields are under Pool.mu.
 type host struct {
 	Host
-	id     string // of the driver
-	index  int
-	slots  []*unit  // by number; nil: not taken by this pool
-	used   int      // slots promised to units, from claim on
-	boots  int      // units on their way to be made
-	places []*place // by template index; nil: not made here
+	id       string // of the driver
+	index    int
+	fixtures []*fixture // existing machines
+	slots    []*unit    // by number; nil: not taken by this pool
+	used     int        // slots promised to units, from claim on
+	boots    int        // units on their way to be made
+	places   []*place   // by template index; nil: not made here
 
 	paused    bool
 	listed    bool // reconciled once
@@ -113,6 +114,7 @@ type unit struct {
 	host     *host
 	template *template
 	place    *place
+	fixture  *fixture // its existing machine; nil: the pool makes its own
 	state    unitState
 	since    time.Time // of the state
 	parked   bool      // ready, and not offered while its host does not answer

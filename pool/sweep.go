@@ -174,7 +174,7 @@ func (p *Pool) judge(h *host, listing []vm.Info, store string, dry bool) []Findi
 	}
 	view := reconcile.View{
 		Store: store, Pool: p.config.Name,
-		Live: func(_ vm.ID, incarnation string) bool { return p.live[incarnation] != nil },
+		Live: func(id vm.ID, incarnation string) bool { return p.live[incarnation] != nil || h.fixed(id) },
 		Held: func(slot string) (uint64, bool) { t, ok := held[slot]; return t, ok },
 		Alive: func(lock string) (bool, bool) {
 			l := owners[lock]
@@ -226,7 +226,7 @@ func (p *Pool) clear(ctx context.Context, h *host, f Finding) (bool, error) {
 				}
 			}
 		}
-		live := p.live[i.Owner.Incarnation] != nil
+		live := p.live[i.Owner.Incarnation] != nil || h.fixed(i.ID)
 		p.mu.Unlock()
 		if driver == nil || live {
 			return false, nil
@@ -243,10 +243,22 @@ func (p *Pool) machinesOf(h *host) map[string]*unit {
 	m := map[string]*unit{}
 	for u := range p.units {
 		if u.host == h && u.state == ready {
-			m[u.incarnation] = u
+			m[u.mark()] = u
 		}
 	}
 	return m
+}
+
+// fixedMark is no incarnation's first letter.
+const fixedMark = "="
+
+// mark tells machines of one host apart: by incarnation, which those that others
+// made may not have.
+func (u *unit) mark() string {
+	if u.fixture != nil {
+		return fixedMark + string(u.fixture.id)
+	}
+	return u.incarnation
 }
 
 // phantoms finds ready machines that were there before the listing and are
@@ -254,10 +266,11 @@ func (p *Pool) machinesOf(h *host) map[string]*unit {
 func (p *Pool) phantoms(h *host, before map[string]*unit, listing []vm.Info, now time.Time) {
 	for _, i := range listing {
 		delete(before, i.Owner.Incarnation)
+		delete(before, fixedMark+string(i.ID))
 	}
 	missing := map[*unit]bool{}
 	for incarnation, u := range before {
-		if u.state != ready || u.incarnation != incarnation {
+		if u.state != ready || u.mark() != incarnation {
 			continue
 		}
 		if !h.missing[u] {

@@ -78,14 +78,14 @@ func (c Config) validate() (Config, error) {
 		slots = max(slots, h.Slots)
 		h.Labels, h.Properties = maps.Clone(h.Labels), maps.Clone(h.Properties)
 	}
-	if slots == 0 {
+	if slots == 0 && !slices.ContainsFunc(c.Templates, func(t Template) bool { return len(t.Existing) > 0 }) {
 		return bad("Hosts", "without a single slot", "at least one host with Slots of 1 or more")
 	}
 	c.Templates = slices.Clone(c.Templates)
-	templates := map[string]int{}
+	templates, taken := map[string]int{}, map[Existing]string{}
 	for i := range c.Templates {
 		t := &c.Templates[i]
-		if err := t.validate(c, names); err != nil {
+		if err := t.validate(c, names, taken); err != nil {
 			return Config{}, fmt.Errorf("pool: Config.Templates[%d].%w", i, err)
 		}
 		if j, twice := templates[t.Name]; twice {
@@ -96,7 +96,7 @@ func (c Config) validate() (Config, error) {
 	return c, nil
 }
 
-func (t *Template) validate(c Config, hosts map[string]int) error {
+func (t *Template) validate(c Config, hosts map[string]int, taken map[Existing]string) error {
 	bad := func(field string, value any, want string) error {
 		return fmt.Errorf("%s is %v, want %s", field, value, want)
 	}
@@ -132,13 +132,17 @@ func (t *Template) validate(c Config, hosts map[string]int) error {
 	if t.Failures == 0 {
 		t.Failures = DefaultFailures
 	}
-	if t.Weight == 0 {
+	if t.Weight == 0 && len(t.Existing) == 0 {
 		t.Weight = 1
 	}
 	for _, l := range t.Locks {
 		if _, ok := c.Locks[l]; !ok {
 			return bad("Locks", fmt.Sprintf("%q", l), fmt.Sprintf("locks of Config.Locks (%v)", slices.Sorted(maps.Keys(c.Locks))))
 		}
+	}
+	t.Labels, t.Properties = maps.Clone(t.Labels), maps.Clone(t.Properties)
+	if len(t.Existing) > 0 {
+		return t.validateExisting(c, hosts, taken)
 	}
 	room := 0
 	for _, name := range t.Hosts {
@@ -163,7 +167,6 @@ func (t *Template) validate(c Config, hosts map[string]int) error {
 	if err := spec.Validate(); err != nil {
 		return fmt.Errorf("Spec is refused: %w", err)
 	}
-	t.Labels, t.Properties = maps.Clone(t.Labels), maps.Clone(t.Properties)
 	return nil
 }
 

@@ -38,7 +38,7 @@ func (p *Pool) watchMachine(u *unit) {
 				p.stats.failures++
 				p.noteUnit(EventFailed, u, "", 0, err)
 				p.q.Drop(&u.item)
-				p.machineFailed(u.host, u.template, err, now)
+				p.machineFailed(u, err, now)
 				p.destroy(u, "it ended while nobody used it")
 				p.plan(now)
 			}

@@ -127,6 +127,14 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		for t := range templates {
 			parts = append(parts, alone(t.Name+" on "+h.Name, &h.pairs[t.index], now)...)
 		}
+		for _, f := range h.fixtures {
+			if templates[f.template] {
+				parts = append(parts, alone(string(f.id), &f.sick, now)...)
+				if !f.full.Over(now) {
+					parts = append(parts, string(f.id)+" is used by others")
+				}
+			}
+		}
 		if !h.busy.Over(now) {
 			parts = append(parts, fmt.Sprintf("%s is busy, next try in %v", h.Name, people(h.busy.Until().Sub(now))))
 		}
