@@ -187,6 +187,18 @@ func TestAWorkerGetsTheLongestKeyThatItKnowsFirst(t *testing.T) {
 	assert.Equal(t, int32(1), m.knows(0, m.keys.node("a/x", "")))
 }
 
+func TestAffinityDoesNotHoldUpWhatIsUrgent(t *testing.T) {
+	t.Parallel()
+	tasks := []Task[int]{{ID: "first", Estimate: time.Second, Affinity: "a", Priority: 1},
+		{ID: "long", Estimate: 30 * time.Second, Affinity: "b", After: []Dependency{{Task: "first"}}}}
+	for i := range 50 {
+		tasks = append(tasks, Task[int]{ID: fmt.Sprint(i), Estimate: time.Second, Affinity: "a"})
+	}
+	s := simulate(t, tasks, SimConfig{Config: Config{Workers: 2, Switch: time.Second}})
+	assert.LessOrEqual(t, s.Makespan, 45*time.Second, "55 s if both workers ran all that they know first")
+	assert.LessOrEqual(t, s.Switches, 3)
+}
+
 func TestLabelsDecideWhoRunsWhat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &fakeSource{info: WorkerInfo{Batches: -1}}
