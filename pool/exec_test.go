@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/fake"
 )
@@ -67,6 +68,29 @@ func TestACommandEndsWhenItsGuestIsReleased(t *testing.T) {
 		<-ended
 		require.ErrorIs(t, err, ErrReleased)
 		require.ErrorContains(t, err, "TestA")
+	})
+}
+
+// The machine goes on then: nothing but the guest's end stops the command.
+func TestACommandEndsWhenItsGuestIsLost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: one("a"), Hosts: []Host{{Slots: 1}}}, hypervisor("h"))
+		defer w.finish()
+		g := w.acquire(Want{})
+		var err error
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, err = g.Exec(t.Context(), vm.Command{Argv: []string{"sleep"}})
+		}()
+		synctest.Wait()
+		w.mu.Lock()
+		w.lose(g.unit, lease.ErrLost, time.Now())
+		w.unlock()
+		<-ended
+		require.ErrorIs(t, err, lease.ErrLost)
+		require.ErrorIs(t, g.Release(t.Context(), nil), lease.ErrLost)
+		w.release(w.acquire(Want{})) // who destroys what was lost
 	})
 }
 

@@ -50,7 +50,7 @@ func prepare(ctx context.Context, g *pool.Guest, docs []diskio.Part, o Options) 
 		}
 	}()
 	w := &watched{WriterAt: p.disk}
-	if p.ticket, err = diskio.WriteJob(ctx, w, p.disk.Size(), docs, nil); err != nil {
+	if p.ticket, err = diskio.WriteJob(ctx, w, p.disk.Size(), docs, &diskio.JobOptions{OutputHead: o.OutputHead, OutputTail: o.OutputTail}); err != nil {
 		var small *diskio.TooSmallError
 		switch {
 		case errors.As(err, &small):

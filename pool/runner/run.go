@@ -33,6 +33,10 @@ type Options struct {
 	ReadTimeout time.Duration
 	// Disk is the reserved job disk to use, counted from zero.
 	Disk int
+	// OutputHead and OutputTail bound what is kept of each stream of each step,
+	// in bytes; zero: diskio.DefaultOutputHead and diskio.DefaultOutputTail, below
+	// zero: nothing. What does not fit between them is cut out, and said.
+	OutputHead, OutputTail int
 	// Keep is how many batches a worker takes before it is released and
 	// rolled back; zero: 1, negative: no bound.
 	Keep int
