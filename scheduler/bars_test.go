@@ -49,7 +49,11 @@ func independent(d []time.Duration) []Task[int] {
 func ratios(t *testing.T, f func(seed uint64) float64) (median, worst float64) {
 	t.Helper()
 	var all []float64
-	for seed := range uint64(seeds) {
+	n := uint64(seeds)
+	if testing.Short() {
+		n = 3
+	}
+	for seed := range n {
 		all = append(all, f(seed))
 	}
 	slices.Sort(all)
@@ -248,6 +252,9 @@ func graphs(t *testing.T) map[string][]Task[int] {
 func TestBarsOfGraphs(t *testing.T) {
 	t.Parallel()
 	perturbed := 6
+	if testing.Short() {
+		perturbed = 1
+	}
 	if os.Getenv("BULLPEN_SOAK") != "" {
 		perturbed = 60 // as the bar says
 	}
