@@ -223,3 +223,17 @@ func TestAGuestThatWasReleasedRunsNothing(t *testing.T) {
 	assert.NotEqual(t, result.Passed, r.Status)
 	assert.True(t, errors.Is(r.Infra, pool.ErrReleased) || r.Status == result.Errored, "%+v", r)
 }
+
+func TestMoreOfTheOutputIsKeptWhereTheOptionsSayIt(t *testing.T) {
+	t.Parallel()
+	const size = diskio.DefaultOutputHead + diskio.DefaultOutputTail + 1000
+	job := diskio.Job{Steps: diskio.Commands(fmt.Sprintf("head -c %d /dev/zero", size))}
+	r := run(t, job, runner.Options{})
+	assert.Positive(t, r.Step(0).StdoutCut)
+	r = run(t, job, runner.Options{OutputHead: size})
+	assert.Zero(t, r.Step(0).StdoutCut)
+	assert.Len(t, r.Step(0).Stdout, size)
+	r = run(t, job, runner.Options{OutputHead: 10, OutputTail: -1})
+	assert.Len(t, r.Step(0).Stdout, 10)
+	assert.EqualValues(t, size-10, r.Step(0).StdoutCut)
+}
