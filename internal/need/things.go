@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +26,7 @@ func things() []thing {
 		{"gcc", "apt-get install gcc libc6-dev, and CGO_ENABLED=1", program("gcc")},
 		{"kernel", "apt-get download a linux-image package, dpkg -x it, and set BULLPEN_KERNEL to its vmlinuz", either(variable("BULLPEN_KERNEL"), file("/boot/vmlinuz*"))},
 		{"kvm", "a machine with /dev/kvm that this user may open (usermod -aG kvm $USER)", device("/dev/kvm")},
-		{"libvirt", "apt-get install --no-install-recommends libvirt-daemon-system libvirt-clients, start libvirtd, and build with -tags libvirt_dlopen", either(variable("BULLPEN_LIBVIRT"), socket("/run/libvirt/libvirt-sock", "/var/run/libvirt/libvirt-sock"))},
+		{"libvirt", "apt-get install --no-install-recommends libvirt-daemon libvirt-daemon-driver-qemu, and build with -tags libvirt_dlopen", either(file("/usr/lib/*/libvirt.so.0"), file("/usr/lib*/libvirt.so.0"))},
 		{"mount", "run as root, with loop devices (modprobe loop)", both(root, device("/dev/loop-control"))},
 		{"postgres", "apt-get install postgresql, or set BULLPEN_POSTGRES to a connection string", either(variable("BULLPEN_POSTGRES"), file("/usr/lib/postgresql/*/bin/initdb"))},
 		{"qemu", "apt-get install --no-install-recommends qemu-system-x86 qemu-utils", both(program("qemu-system-x86_64"), program("qemu-img"))},
@@ -102,21 +101,6 @@ func device(path string) Probe {
 			return err
 		}
 		return f.Close()
-	}
-}
-
-func socket(paths ...string) Probe {
-	return func(ctx context.Context) error {
-		var problems []error
-		for _, path := range paths {
-			var dialer net.Dialer
-			c, err := dialer.DialContext(ctx, "unix", path)
-			if err == nil {
-				return c.Close()
-			}
-			problems = append(problems, err)
-		}
-		return problems[0]
 	}
 }
 

@@ -13,16 +13,16 @@ import (
 // looks its domain up and frees it.
 type connection struct {
 	raw     *lv.Connect
-	events  int // callback
-	listens bool
-	watched bool
+	shared  bool // raw is the process's
+	events  int  // callback for events
+	watched bool // there is one for the close too
 	calls   sync.WaitGroup
 
 	mu     sync.Mutex
 	closed bool
 }
 
-// wrap makes an error of libvirt's.
+// wrap makes an error of libvirt's, and leaves nil and others as they are.
 func wrap(err error, lost bool) error {
 	var e lv.Error
 	if errors.As(err, &e) {
@@ -282,17 +282,14 @@ func (c *connection) Close() error {
 	c.closed = true
 	c.mu.Unlock()
 	c.calls.Wait()
-	var errs []error
-	if c.listens {
-		errs = append(errs, c.raw.DomainEventDeregister(c.events))
+	if c.shared {
+		events.sinks.remove(c.events)
+		return events.release()
 	}
+	errs := []error{c.raw.DomainEventDeregister(c.events)}
 	if c.watched {
 		errs = append(errs, c.raw.UnregisterCloseCallback())
 	}
-	left, err := c.raw.Close()
-	if err != nil {
-		errs = append(errs, err)
-	}
-	_ = left // others' references: drivers inside this process share one
-	return errors.Join(errors.Join(errs...), events.release())
+	_, err := c.raw.Close()
+	return errors.Join(errors.Join(errs...), err, events.release())
 }

@@ -3,6 +3,7 @@
 package libvirt
 
 import (
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -18,10 +19,71 @@ type eventLoop struct {
 	users      int
 	stop       *atomic.Bool
 	done       chan struct{}
+
+	// embedded is the connection to the embedded driver, kept until the process
+	// ends: each new one registers the driver with libvirt anew, which ends with
+	// "too many drivers" at about the tenth.
+	embedded *lv.Connect
+	uri      string // of embedded
+	sinks    sinks  // of its events: libvirt takes the same callback once a connection
+}
+
+// sinks hand one stream of events to many.
+type sinks struct {
+	mu  sync.Mutex
+	all map[int]func(event)
+	n   int
+}
+
+func (s *sinks) add(f func(event)) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = map[int]func(event){}
+	}
+	s.n++
+	s.all[s.n] = f
+	return s.n
+}
+
+func (s *sinks) remove(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.all, n)
+}
+
+// put calls all, which do not block.
+func (s *sinks) put(e event) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, f := range s.all {
+		f(e)
+	}
 }
 
 // events is the owner of what libvirt itself keeps once for the process.
 var events eventLoop
+
+// embed gives the process's connection to the embedded driver.
+func (l *eventLoop) embed(uri string) (*lv.Connect, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.embedded == nil {
+		c, err := lv.NewConnect(uri)
+		if err != nil {
+			return nil, wrap(err, false)
+		}
+		if _, err := listen(c, l.sinks.put); err != nil {
+			_, cerr := c.Close()
+			return nil, errors.Join(err, cerr)
+		}
+		l.embedded, l.uri = c, uri
+	}
+	if l.uri != uri {
+		return nil, fmt.Errorf("this process has opened %s already, and libvirt allows one embedded driver a process", l.uri)
+	}
+	return l.embedded, nil
+}
 
 // acquire starts the loop. It must have been called before any connection is
 // opened.
@@ -65,4 +127,14 @@ func (l *eventLoop) release() error {
 	}
 	<-l.done
 	return lv.EventRemoveTimeout(timer)
+}
+
+// listen asks for a connection's events.
+func listen(c *lv.Connect, sink func(event)) (callback int, err error) {
+	callback, err = c.DomainEventLifecycleRegister(nil, func(_ *lv.Connect, d *lv.Domain, e *lv.DomainEventLifecycle) {
+		if name, err := d.GetName(); err == nil {
+			sink(event{name, int(e.Event), e.Detail})
+		}
+	})
+	return callback, wrap(err, false)
 }

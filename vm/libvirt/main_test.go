@@ -42,7 +42,7 @@ func reap() int {
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), nested+"=1", "LIBVIRT_LOG_OUTPUTS=4:stderr") // libvirt warns of each start as root
+	cmd.Env = append(os.Environ(), nested+"=1", "LIBVIRT_LOG_OUTPUTS=4:file:/dev/null") // libvirt warns of each start as root
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		os.Stderr.WriteString(err.Error() + "\n")

@@ -67,22 +67,27 @@ func connect(ctx context.Context, late *sync.WaitGroup, uri string, sink func(ev
 
 // newConnection opens a connection and asks for its events.
 func newConnection(uri string, sink func(event), closed func(string)) (*connection, error) {
+	t, err := parseURI(uri)
+	if err != nil {
+		return nil, err
+	}
+	if t.kind == kindEmbed {
+		raw, err := events.embed(uri)
+		if err != nil {
+			return nil, err
+		}
+		return &connection{raw: raw, shared: true, events: events.sinks.add(sink)}, nil
+	}
 	raw, err := lv.NewConnect(uri)
 	if err != nil {
 		return nil, wrap(err, false)
 	}
 	c := &connection{raw: raw}
-	c.events, err = raw.DomainEventLifecycleRegister(nil, func(_ *lv.Connect, d *lv.Domain, e *lv.DomainEventLifecycle) {
-		if name, err := d.GetName(); err == nil {
-			sink(event{name, int(e.Event), e.Detail})
-		}
-	})
-	if err != nil {
+	if c.events, err = listen(raw, sink); err != nil {
 		_, cerr := raw.Close()
-		return nil, errors.Join(wrap(err, false), cerr)
+		return nil, errors.Join(err, cerr)
 	}
-	c.listens = true
-	// Drivers inside this process have no close callback: they cannot be lost.
+	// A driver inside this process has no close callback.
 	err = raw.RegisterCloseCallback(func(_ *lv.Connect, reason lv.ConnectCloseReason) {
 		if reason != lv.CONNECT_CLOSE_REASON_CLIENT {
 			closed(closeReason(reason))

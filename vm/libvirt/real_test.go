@@ -4,7 +4,6 @@ package libvirt
 
 import (
 	"context"
-	"crypto/rand"
 	"fmt"
 	"log/slog"
 	"os"
@@ -42,12 +41,10 @@ func cleanup() {
 	}
 }
 
-// guest gives a bootable guest, or skips.
-func testGuest(t testing.TB) initramfs.Guest {
+// needClient skips where libvirt's library, or what it needs, is missing.
+func needClient(t testing.TB) {
 	t.Helper()
-	need.Thing(t, "qemu")
-	need.Thing(t, "kernel")
-	need.Thing(t, "libvirt-client", func(context.Context) error {
+	need.Thing(t, "libvirt", func(context.Context) error {
 		c, err := connect(context.Background(), new(sync.WaitGroup), "test:///default", func(event) {}, func(string) {})
 		if err != nil {
 			return err
@@ -60,6 +57,14 @@ func testGuest(t testing.TB) initramfs.Guest {
 		}
 		return c.Close()
 	})
+}
+
+// testGuest gives a bootable guest, or skips.
+func testGuest(t testing.TB) initramfs.Guest {
+	t.Helper()
+	need.Thing(t, "qemu")
+	need.Thing(t, "kernel")
+	needClient(t)
 	prepareShared(t)
 	return shared.guest
 }
@@ -108,18 +113,6 @@ func (w testWriter) Write(b []byte) (int, error) {
 		w.t.Log(strings.TrimSpace(string(b)))
 	}
 	return len(b), nil
-}
-
-// guestSpec is of a small machine with a name of its own.
-func guestSpec(g initramfs.Guest) vm.Spec {
-	name := "t-" + strings.ToLower(rand.Text()[:10])
-	return vm.Spec{
-		Name: name, Template: "template of " + name, Memory: 160 << 20,
-		Kernel: g.Kernel, Initrd: g.Initrd, Cmdline: g.Cmdline,
-		JobDisks: []int64{1 << 20, 64 << 10}, Inputs: 2,
-		Secret: vm.Secret("secret-of-" + name),
-		Owner:  vm.Owner{Pool: "test", Incarnation: "incarnation-of-" + name, Token: 1},
-	}
 }
 
 // openEmbed opens this process's embedded driver.

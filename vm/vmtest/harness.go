@@ -12,8 +12,8 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
-// Harness is what the author of a driver writes for the suite. See also Jobber
-// and Timer.
+// Harness is what the author of a driver writes for the suite. See also Jobber,
+// Forgetter and Timer.
 type Harness interface {
 	// Open opens a driver to the hypervisor under test. Every call reaches the
 	// same hypervisor, as another process would. The suite closes it.
@@ -37,6 +37,12 @@ type Jobber interface {
 // DefaultTime.
 type Timer interface {
 	Time() time.Duration
+}
+
+// Forgetter is a Harness that says whether its guests keep nothing over a new
+// start, because their root is memory. Else a mark has to outlive it.
+type Forgetter interface {
+	Forgets() bool
 }
 
 // DefaultTime is how long one check may take at the most.

@@ -1,0 +1,494 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/diskio/guest"
+)
+
+// fakeHost is a hypervisor in memory that any number of fake connections reach,
+// as drivers would reach a daemon. Its guests are agents in this process, on the
+// sockets and disks that the domains' descriptions name.
+type fakeHost struct {
+	caps string
+	dir  string // what guests see as theirs
+
+	mu      sync.Mutex
+	domains map[string]*fakeDomain
+	conns   map[*fakeConn]bool
+	down    bool // nobody can connect, calls are lost
+	// before, when set, is asked before each call: an error is its answer.
+	before func(op, name string) error
+	// after is asked after each: an error replaces the answer, the deed is done.
+	after  func(op, name string) error
+	flags  []string // of undefine
+	guests sync.WaitGroup
+	saved  map[string]*fakeDomain // files of Save
+}
+
+type fakeDomain struct {
+	xml       *libvirtxml.Domain
+	name      string
+	record    string
+	state     int
+	reason    int
+	transient bool
+	die       *fakeConn
+	snapshots []string
+	guest     *fakeGuest
+}
+
+const fakeCaps = `<capabilities><host><uuid>aabbccdd-0000-1111-2222-333344445555</uuid><cpu><arch>x86_64</arch></cpu></host>` +
+	`<guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/>%s</arch></guest></capabilities>`
+
+func newFakeHost(dir string) *fakeHost {
+	return &fakeHost{caps: fmt.Sprintf(fakeCaps, ""), dir: dir, domains: map[string]*fakeDomain{}, conns: map[*fakeConn]bool{}, saved: map[string]*fakeDomain{}}
+}
+
+func lostError() error { return &callError{code: codeRPC, text: "client socket is closed", lost: true} }
+
+func (h *fakeHost) dial(ctx context.Context, _ string, events func(event), closed func(string)) (conn, error) {
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.down {
+		return nil, &callError{code: codeSystem, text: "Failed to connect socket: No such file or directory"}
+	}
+	c := &fakeConn{h: h, events: events, closed: closed}
+	h.conns[c] = true
+	return c, nil
+}
+
+// restart drops every connection, as a daemon that is started anew does.
+func (h *fakeHost) restart() {
+	h.mu.Lock()
+	var all []*fakeConn
+	for c := range h.conns {
+		c.dead = true
+		all = append(all, c)
+	}
+	clear(h.conns)
+	for _, d := range h.domains {
+		d.die = nil
+		if d.state == domShutoff {
+			d.reason = offUnknown
+		}
+	}
+	h.mu.Unlock()
+	for _, c := range all {
+		c.closed("libvirtd closed the connection or ended")
+	}
+}
+
+func (h *fakeHost) tell(e event) {
+	h.mu.Lock()
+	var all []*fakeConn
+	for c := range h.conns {
+		all = append(all, c)
+	}
+	h.mu.Unlock()
+	for _, c := range all {
+		c.events(e)
+	}
+}
+
+// stop ends a domain, for a reason, with the events that libvirt would send.
+func (h *fakeHost) stop(name string, reason int, told ...event) {
+	h.mu.Lock()
+	d := h.domains[name]
+	if d == nil || !active(d.state) {
+		h.mu.Unlock()
+		return
+	}
+	g := d.guest
+	d.guest, d.state, d.reason, d.die = nil, domShutoff, reason, nil
+	if d.transient {
+		delete(h.domains, name)
+	}
+	h.mu.Unlock()
+	if g != nil {
+		g.end()
+	}
+	for _, e := range told {
+		h.tell(e)
+	}
+	h.tell(event{name, eventStopped, slices.Index(stoppedReasons[:], reason)})
+}
+
+// fakeConn is a conn.
+type fakeConn struct {
+	h      *fakeHost
+	events func(event)
+	closed func(string)
+	dead   bool
+}
+
+// call does f under the host's lock.
+func (c *fakeConn) call(op, name string, f func(d *fakeDomain) error) (err error) {
+	c.h.mu.Lock()
+	before, after := c.h.before, c.h.after
+	c.h.mu.Unlock()
+	if before != nil {
+		if err := before(op, name); err != nil {
+			return err
+		}
+	}
+	if after != nil {
+		defer func() {
+			if aerr := after(op, name); aerr != nil {
+				err = aerr
+			}
+		}()
+	}
+	c.h.mu.Lock()
+	defer c.h.mu.Unlock()
+	if c.dead || c.h.down {
+		return lostError()
+	}
+	d := c.h.domains[name]
+	if name != "" && d == nil {
+		return &callError{code: codeNoDomain, text: fmt.Sprintf("Domain not found: no domain with matching name '%s'", name)}
+	}
+	return f(d)
+}
+
+func (c *fakeConn) Capabilities() (text string, err error) {
+	err = c.call("capabilities", "", func(*fakeDomain) error { text = c.h.caps; return nil })
+	return text, err
+}
+
+func (d *fakeDomain) look() domain { return domain{d.name, d.state, d.reason, d.record} }
+
+func (c *fakeConn) List() (all []domain, err error) {
+	err = c.call("list", "", func(*fakeDomain) error {
+		for _, d := range c.h.domains {
+			all = append(all, d.look())
+		}
+		return nil
+	})
+	return all, err
+}
+
+func (c *fakeConn) Look(name string) (got domain, err error) {
+	err = c.call("look", name, func(d *fakeDomain) error { got = d.look(); return nil })
+	return got, err
+}
+
+func (c *fakeConn) define(text string) (*fakeDomain, error) {
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(text); err != nil {
+		return nil, &callError{code: 27, text: err.Error()}
+	}
+	if c.h.domains[x.Name] != nil {
+		return nil, &callError{code: codeFailed, text: "operation failed: domain '" + x.Name + "' already exists with another uuid"}
+	}
+	d := &fakeDomain{xml: &x, name: x.Name, state: domShutoff}
+	if x.Metadata != nil {
+		d.record = x.Metadata.XML
+	}
+	c.h.domains[x.Name] = d
+	return d, nil
+}
+
+func (c *fakeConn) Define(text string) error {
+	return c.call("define", "", func(*fakeDomain) error {
+		_, err := c.define(text)
+		return err
+	})
+}
+
+func (c *fakeConn) Undefine(name string) error {
+	return c.call("undefine", name, func(d *fakeDomain) error {
+		if active(d.state) {
+			return &callError{code: codeInvalid, text: "cannot undefine a running domain"}
+		}
+		delete(c.h.domains, name)
+		return nil
+	})
+}
+
+func (c *fakeConn) Start(name string, die bool) error {
+	err := c.call("start", name, func(d *fakeDomain) error { return c.boot(d, die) })
+	if err == nil {
+		c.h.tell(event{name, eventStarted, 0})
+	}
+	return err
+}
+
+// boot runs a domain; under the lock.
+func (c *fakeConn) boot(d *fakeDomain, die bool) error {
+	if active(d.state) {
+		return &callError{code: codeInvalid, text: "Requested operation is not valid: domain is already running"}
+	}
+	for _, disk := range d.xml.Devices.Disks {
+		if _, err := os.Stat(disk.Source.File.File); err != nil {
+			return &callError{code: codeSystem, text: "Cannot access storage file: " + err.Error()}
+		}
+	}
+	if len(d.xml.Devices.Channels) > 0 {
+		g, err := c.h.startGuest(d)
+		if err != nil {
+			return err
+		}
+		d.guest = g
+	}
+	d.state, d.reason, d.die = domRunning, 1, nil
+	if die {
+		d.die = c
+	}
+	return nil
+}
+
+func (c *fakeConn) Run(text string, die bool) error {
+	return c.call("run", "", func(*fakeDomain) error {
+		d, err := c.define(text)
+		if err != nil {
+			return err
+		}
+		d.transient, d.state, d.reason = true, domRunning, 1
+		return nil
+	})
+}
+
+func (c *fakeConn) Shutdown(name string) error {
+	err := c.call("shutdown", name, func(d *fakeDomain) error {
+		if !active(d.state) {
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}
+		return nil
+	})
+	if err == nil {
+		c.h.stop(name, offShutdown)
+	}
+	return err
+}
+
+func (c *fakeConn) Kill(name string) error {
+	err := c.call("kill", name, func(d *fakeDomain) error {
+		if !active(d.state) {
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}
+		return nil
+	})
+	if err == nil {
+		c.h.stop(name, offDestroyed)
+	}
+	return err
+}
+
+func (c *fakeConn) Suspend(name string) error {
+	return c.call("suspend", name, func(d *fakeDomain) error {
+		if d.state, d.reason = domPaused, 1; d.guest != nil {
+			d.guest.gate.set(false)
+		}
+		return nil
+	})
+}
+
+func (c *fakeConn) Resume(name string) error {
+	return c.call("resume", name, func(d *fakeDomain) error {
+		if d.state, d.reason = domRunning, 5; d.guest != nil {
+			d.guest.gate.set(true)
+		}
+		return nil
+	})
+}
+
+func (c *fakeConn) SetRecord(name, record string) error {
+	return c.call("set record", name, func(d *fakeDomain) error { d.record = record; return nil })
+}
+
+func (c *fakeConn) Snapshot(name, text string) error {
+	return c.call("snapshot", name, func(d *fakeDomain) error {
+		var s libvirtxml.DomainSnapshot
+		if err := s.Unmarshal(text); err != nil {
+			return err
+		}
+		d.snapshots = append(d.snapshots, s.Name)
+		return nil
+	})
+}
+
+func (c *fakeConn) Revert(name, snapshot string) error {
+	return c.call("revert", name, func(*fakeDomain) error { return nil })
+}
+
+func (c *fakeConn) Snapshots(name string) (names []string, err error) {
+	err = c.call("snapshots", name, func(d *fakeDomain) error { names = slices.Clone(d.snapshots); return nil })
+	return names, err
+}
+
+func (c *fakeConn) DeleteSnapshot(name, snapshot string) error {
+	return c.call("delete snapshot", name, func(d *fakeDomain) error {
+		d.snapshots = slices.DeleteFunc(d.snapshots, func(s string) bool { return s == snapshot })
+		return nil
+	})
+}
+
+func (c *fakeConn) Save(name, file string) error { return errors.ErrUnsupported }
+
+func (c *fakeConn) Restore(file, text string) error { return errors.ErrUnsupported }
+
+// Close ends what was to end with this connection.
+func (c *fakeConn) Close() error {
+	c.h.mu.Lock()
+	delete(c.h.conns, c)
+	var doomed []string
+	for name, d := range c.h.domains {
+		if d.die == c {
+			doomed = append(doomed, name)
+		}
+	}
+	c.dead = true
+	c.h.mu.Unlock()
+	for _, name := range doomed {
+		c.h.stop(name, offDestroyed)
+	}
+	return nil
+}
+
+// fakeGuest is an agent that listens where QEMU would.
+type fakeGuest struct {
+	listener net.Listener
+	cancel   context.CancelFunc
+	done     chan struct{}
+	gate     gate
+}
+
+// gate lets nobody through while it is shut.
+type gate struct {
+	mu   sync.Mutex
+	open chan struct{} // nil: it is open
+}
+
+func (g *gate) set(open bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !open && g.open == nil:
+		g.open = make(chan struct{})
+	case open && g.open != nil:
+		close(g.open)
+		g.open = nil
+	}
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	open := g.open
+	g.mu.Unlock()
+	if open != nil {
+		<-open
+	}
+}
+
+// startGuest runs a guest for a domain; under the host's lock.
+func (h *fakeHost) startGuest(d *fakeDomain) (*fakeGuest, error) {
+	path := d.xml.Devices.Channels[0].Source.UNIX.Path
+	_ = os.Remove(path)
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, &callError{code: codeInternal, text: err.Error()}
+	}
+	dir, err := os.MkdirTemp(h.dir, "guest")
+	if err != nil {
+		return nil, err
+	}
+	said := map[string]string{}
+	for _, w := range strings.Fields(d.xml.OS.Cmdline) {
+		if k, v, ok := strings.Cut(strings.TrimPrefix(w, "bullpen."), "="); ok {
+			said[k] = v
+		}
+	}
+	files := map[string]string{}
+	for _, disk := range d.xml.Devices.Disks {
+		files[disk.Serial] = disk.Source.File.File
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	g := &fakeGuest{listener: l, cancel: cancel, done: make(chan struct{})}
+	off := false
+	agent, err := guest.New(guest.Config{
+		Dial: func(ctx context.Context) (io.ReadWriteCloser, error) {
+			c, err := l.Accept()
+			if err != nil {
+				return nil, err
+			}
+			return gated{c, &g.gate}, nil
+		},
+		Secret: said["secret"], Incarnation: said["incarnation"],
+		Disks: func(n int) (guest.Disk, error) {
+			f, err := os.OpenFile(files[fmt.Sprintf("bullpen-job-%d", n)], os.O_RDWR, 0)
+			if err != nil {
+				return nil, err
+			}
+			return fileDisk{f}, nil
+		},
+		Inputs: func(_ context.Context, in diskio.GoInput) (string, func() error, error) {
+			return "", nil, errors.New("the fake mounts nothing")
+		},
+		WorkDir: filepath.Join(dir, "work"), Root: dir, Mark: filepath.Join(dir, "mark"),
+		PowerOff: func() { off = true },
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	name := d.name
+	h.guests.Add(1)
+	go func() {
+		defer h.guests.Done()
+		_ = agent.Run(ctx)
+		_ = l.Close()
+		close(g.done)
+		if off || ctx.Err() == nil {
+			h.guests.Add(1)
+			go func() { // stop waits for this guest
+				defer h.guests.Done()
+				h.stop(name, offShutdown, event{name, eventShutdown, 1})
+			}()
+		}
+	}()
+	return g, nil
+}
+
+func (g *fakeGuest) end() {
+	g.cancel()
+	_ = g.listener.Close()
+	g.gate.set(true)
+	<-g.done
+}
+
+// gated is a connection that stands still while its guest is suspended.
+type gated struct {
+	net.Conn
+	gate *gate
+}
+
+func (g gated) Write(b []byte) (int, error) {
+	g.gate.pass()
+	return g.Conn.Write(b)
+}
+
+type fileDisk struct{ *os.File }
+
+func (f fileDisk) Size() int64 {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0
+	}
+	return fi.Size()
+}
