@@ -1,0 +1,167 @@
+package proof
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"testing"
+
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	_ "modernc.org/sqlite"
+
+	"github.com/bullpen-vm/bullpen/lease"
+	"github.com/bullpen-vm/bullpen/lease/etcdstore"
+	"github.com/bullpen-vm/bullpen/lease/leasetest"
+	"github.com/bullpen-vm/bullpen/lease/sqlstore"
+)
+
+func TestMain(m *testing.M) {
+	if os.Getenv(childVariable) != "" {
+		os.Exit(childMain())
+	}
+	code := m.Run()
+	endDaemons()
+	os.Exit(code)
+}
+
+// soak multiplies the counts of the soaks.
+func soak(full int) int {
+	f, err := strconv.ParseFloat(os.Getenv("BULLPEN_SOAK"), 64)
+	if err != nil {
+		f = 0.02
+	}
+	return max(int(float64(full)*f), 2)
+}
+
+// opened is a store with its database.
+type opened struct {
+	lease.Store
+	close func() error
+}
+
+func openFile(ctx context.Context, path string, c sqlstore.SQLite) (opened, error) {
+	db, err := sql.Open("sqlite", "file:"+path)
+	if err != nil {
+		return opened{}, err
+	}
+	c.Path = path
+	s, err := sqlstore.Open(ctx, db, sqlstore.Config{Dialect: c})
+	if err != nil {
+		db.Close()
+		return opened{}, err
+	}
+	return opened{s, func() error {
+		err := s.Close()
+		if gone := db.Close(); err == nil {
+			err = gone
+		}
+		return err
+	}}, nil
+}
+
+func openPgx(address string) (*sql.DB, error) {
+	connector, err := stdlib.GetDefaultDriver().(*stdlib.Driver).OpenConnector(address)
+	if err != nil {
+		return nil, err
+	}
+	return sql.OpenDB(connector), nil
+}
+
+func openPostgres(ctx context.Context, address string, c sqlstore.Postgres) (opened, error) {
+	db, err := openPgx(address)
+	if err != nil {
+		return opened{}, err
+	}
+	s, err := sqlstore.Open(ctx, db, sqlstore.Config{Dialect: c})
+	if err != nil {
+		db.Close()
+		return opened{}, err
+	}
+	return opened{s, func() error {
+		err := s.Close()
+		if gone := db.Close(); err == nil {
+			err = gone
+		}
+		return err
+	}}, nil
+}
+
+var databases atomic.Int64
+
+// newDatabase makes an empty database on the server and gives its address.
+func newDatabase(ctx context.Context, s *server) (string, error) {
+	db, err := openPgx(s.address)
+	if err != nil {
+		return "", err
+	}
+	defer db.Close()
+	name := fmt.Sprintf("d%d_%d", os.Getpid(), databases.Add(1))
+	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
+		return "", err
+	}
+	return "postgres" + s.address[len("postgres"):len(s.address)-len("/postgres?sslmode=disable")] + "/" + name + "?sslmode=disable", nil
+}
+
+func dialEtcd(address string) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{Endpoints: []string{address}})
+}
+
+func openEtcd(ctx context.Context, address, prefix string) (opened, error) {
+	c, err := dialEtcd(address)
+	if err != nil {
+		return opened{}, err
+	}
+	s, err := etcdstore.Open(ctx, c, etcdstore.Config{Prefix: prefix})
+	if err != nil {
+		c.Close()
+		return opened{}, err
+	}
+	return opened{s, c.Close}, nil
+}
+
+// harness runs the suite on what open opens anew under a name.
+func harness(open func(ctx context.Context, n int64) (opened, error)) leasetest.Harness {
+	var n int64
+	give := func(o opened, err error) (lease.Store, func() error, error) { return o.Store, o.close, err }
+	return leasetest.Harness{
+		Open: func(ctx context.Context) (lease.Store, func() error, error) {
+			n = databases.Add(1)
+			return give(open(ctx, n))
+		},
+		Reopen: func(ctx context.Context) (lease.Store, func() error, error) { return give(open(ctx, n)) },
+	}
+}
+
+func TestSQLiteKeepsTheContract(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
+		return openFile(ctx, filepath.Join(dir, fmt.Sprint(n)+".db"), sqlstore.SQLite{})
+	}))
+}
+
+func TestPostgreSQLKeepsTheContract(t *testing.T) {
+	s := thePostgres(t)
+	addresses := map[int64]string{}
+	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
+		if addresses[n] == "" {
+			a, err := newDatabase(ctx, s)
+			require.NoError(t, err)
+			addresses[n] = a
+		}
+		return openPostgres(ctx, addresses[n], sqlstore.Postgres{})
+	}))
+}
+
+func TestEtcdKeepsTheContract(t *testing.T) {
+	s := theEtcd(t)
+	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
+		return openEtcd(ctx, s.address, fmt.Sprintf("bullpen/%d/", n))
+	}))
+}

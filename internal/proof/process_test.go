@@ -1,0 +1,5 @@
+package proof
+
+const childVariable = "BULLPEN_PROOF_CHILD"
+
+func childMain() int { return 0 }

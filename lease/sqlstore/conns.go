@@ -1,0 +1,121 @@
+package sqlstore
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+)
+
+// session is a connection that was set up, with its prepared statements.
+type session struct {
+	*sql.Conn
+	stmts map[string]*sql.Stmt
+}
+
+// prepared gives the statement of text, prepared once.
+func (s *session) prepared(ctx context.Context, text string) (*sql.Stmt, error) {
+	if stmt := s.stmts[text]; stmt != nil {
+		return stmt, nil
+	}
+	stmt, err := s.PrepareContext(ctx, text) //nolint:sqlclosecheck // closed with its session
+	if err != nil {
+		return nil, err
+	}
+	s.stmts[text] = stmt
+	return stmt, nil
+}
+
+// discard closes the connection itself, not only this use of it: settings and
+// open transactions go with it.
+func (s *session) discard() {
+	s.closeStmts()
+	_ = s.Raw(func(any) error { return driver.ErrBadConn })
+	_ = s.Close() // already closed by the line above
+}
+
+func (s *session) closeStmts() {
+	for _, stmt := range s.stmts {
+		_ = stmt.Close() // the connection ends anyway
+	}
+	clear(s.stmts)
+}
+
+// sessions are up to a number of connections that are opened when they are needed
+// and set up before their first use.
+type sessions struct {
+	db    *sql.DB
+	setup func(context.Context, *session) error
+	free  chan *session // nil ones are not open
+}
+
+func newSessions(db *sql.DB, n int, setup func(context.Context, *session) error) *sessions {
+	c := &sessions{db: db, setup: setup, free: make(chan *session, n)}
+	for range n {
+		c.free <- nil
+	}
+	return c
+}
+
+func openSession(ctx context.Context, db *sql.DB, setup func(context.Context, *session) error) (*session, error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("sqlstore: connect: %w", because(ctx, err))
+	}
+	s := &session{Conn: conn, stmts: make(map[string]*sql.Stmt)}
+	if err := setup(ctx, s); err != nil {
+		s.discard()
+		return nil, because(ctx, err)
+	}
+	return s, nil
+}
+
+// with calls f with a connection. One on which f failed is closed. What the
+// driver says was never sent is tried again on a fresh one.
+func (c *sessions) with(ctx context.Context, f func(*session) error) error {
+	if ctx.Err() != nil {
+		return ended(ctx)
+	}
+	for {
+		var s *session
+		select {
+		case s = <-c.free:
+		case <-ctx.Done():
+			return fmt.Errorf("sqlstore: all %d connections are in use: %w", cap(c.free), ended(ctx))
+		}
+		fresh := s == nil
+		err := func() error {
+			if fresh {
+				var err error
+				if s, err = openSession(ctx, c.db, c.setup); err != nil {
+					return err
+				}
+			}
+			return f(s)
+		}()
+		if err != nil && s != nil {
+			s.discard()
+			s = nil
+		}
+		c.free <- s
+		if !fresh && errors.Is(err, driver.ErrBadConn) && ctx.Err() == nil {
+			continue
+		}
+		return because(ctx, err)
+	}
+}
+
+// close waits for those who use connections and closes all.
+func (c *sessions) close() error {
+	var errs []error
+	for range cap(c.free) {
+		if s := <-c.free; s != nil {
+			s.closeStmts()
+			if err := s.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,129 @@
+package sqlstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"syscall"
+	"time"
+)
+
+// gate is held by the one process that writes, by flock, which ends with the
+// process whatever happens to it. Before it stands a turnstile: who wants the gate
+// holds the turnstile while waiting, so who has just had the gate cannot have it
+// again before the one who waits. The turnstile is a courtesy: who is stuck in it
+// is passed by.
+//
+// The lock is polled for, not waited for: a blocking flock cannot be given up.
+type gate struct {
+	path       string
+	file, turn *os.File
+	stuckUntil time.Time // the turnstile is left out until then
+}
+
+const (
+	turnPatience = 100 * time.Millisecond
+	turnHoliday  = time.Second
+	firstPoll    = 50 * time.Microsecond
+	gatePoll     = time.Millisecond // the longest time between two tries
+	turnPoll     = 4 * time.Millisecond
+)
+
+func openGate(database string, mode fs.FileMode) (*gate, error) {
+	g := &gate{path: database + "-gate"}
+	var err error
+	if g.file, err = os.OpenFile(g.path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, mode); err == nil {
+		g.turn, err = os.OpenFile(database+"-turn", os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, mode)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("sqlstore: the gate beside the database cannot be used: %w", err), g.close())
+	}
+	return g, nil
+}
+
+func (g *gate) close() error {
+	var errs []error
+	for _, f := range []*os.File{g.file, g.turn} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// lock takes the gate, or gives ErrBusy with the holder when ctx ends first.
+func (g *gate) lock(ctx context.Context) error {
+	start := time.Now()
+	if start.After(g.stuckUntil) {
+		patient, cancel := context.WithTimeout(ctx, turnPatience)
+		err := poll(patient, g.turn, turnPoll)
+		cancel()
+		switch {
+		case err == nil:
+			defer func() { _ = flock(g.turn, syscall.LOCK_UN) }() // it goes with the file otherwise
+		case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			g.stuckUntil = time.Now().Add(turnHoliday)
+		case ctx.Err() == nil:
+			return fmt.Errorf("sqlstore: flock %s: %w", g.turn.Name(), err)
+		}
+	}
+	err := poll(ctx, g.file, gatePoll)
+	if err == nil {
+		g.sign()
+		return nil
+	}
+	if ctx.Err() == nil {
+		return fmt.Errorf("sqlstore: flock %s: %w", g.path, err)
+	}
+	return fmt.Errorf("%w: waited %v for %s, held by %s: %w", ErrBusy, time.Since(start).Round(time.Millisecond), g.path, g.holder(), ended(ctx))
+}
+
+func (g *gate) unlock() error {
+	if err := flock(g.file, syscall.LOCK_UN); err != nil {
+		return fmt.Errorf("sqlstore: unlock %s: %w", g.path, err)
+	}
+	return nil
+}
+
+// poll tries for an exclusive lock until ctx ends, ever more rarely.
+func poll(ctx context.Context, f *os.File, rarest time.Duration) error {
+	for pause := firstPoll; ; pause = min(2*pause, rarest) {
+		err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return err
+		}
+		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // not a secret
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		case <-timer.C:
+		}
+	}
+}
+
+func flock(f *os.File, how int) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), how)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
+
+// inPlace tells whether the path still names the file that is locked: a lock on
+// one that was removed keeps nobody out.
+func (g *gate) inPlace() error {
+	have, err := g.file.Stat()
+	if err != nil {
+		return err
+	}
+	now, err := os.Stat(g.path)
+	if err != nil || !os.SameFile(have, now) {
+		return fmt.Errorf("%w: %s was removed or replaced while it was in use: close the store and open it again", ErrDamaged, g.path)
+	}
+	return nil
+}
