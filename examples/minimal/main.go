@@ -3,6 +3,7 @@
 //
 //	go run ./examples/minimal           # all pass, although one job loses its machine half-way
 //	go run ./examples/minimal -break    # how a failure, a hang and dying machines are told apart
+//	go run -tags libvirt_dlopen ./examples/minimal -driver libvirt -uri qemu:///session
 package main
 
 import (
@@ -26,19 +27,20 @@ import (
 
 func main() {
 	local.Main() // a process that was started as a machine's agent runs it here
-	driver := flag.String("driver", "local", "what machines are made of: local")
+	driver := flag.String("driver", "local", "what machines are made of: local or libvirt")
+	uri := flag.String("uri", "qemu:///embed?root=/tmp/bullpen-minimal-embed", "the hypervisor of -driver libvirt")
 	broken := flag.Bool("break", false, "add a job that fails, one that hangs, and one that loses every machine")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code, err := run(ctx, *driver, *broken)
+	code, err := run(ctx, *driver, *uri, *broken)
 	if stop(); err != nil {
 		fmt.Fprintln(os.Stderr, "minimal:", err)
 	}
 	os.Exit(code)
 }
 
-func run(ctx context.Context, driverName string, broken bool) (int, error) {
-	driver, spec, err := open(driverName)
+func run(ctx context.Context, driverName, uri string, broken bool) (int, error) {
+	driver, spec, err := open(ctx, driverName, uri)
 	if err != nil {
 		return 2, err
 	}

@@ -119,8 +119,11 @@ func TestAnInterruptedRunReportsAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	tmp := t.TempDir()
 	cmd, out := start(t, tmp, "-break")
-	// The run is in its middle when a machine's folder is there.
-	require.Eventually(t, func() bool { return len(machines(t, tmp)) > 0 }, limit/4, 5*time.Millisecond)
+	// The run is in its middle when a job's folder is there.
+	require.Eventually(t, func() bool {
+		jobs, err := filepath.Glob(filepath.Join(tmp, "bullpen-local-*", "*", "root", "work", "job-*"))
+		return err == nil && len(jobs) > 0
+	}, limit/4, 5*time.Millisecond)
 	require.NoError(t, cmd.Process.Signal(os.Interrupt))
 	code := wait(t, cmd)
 	assert.NotZero(t, code, out.String())

@@ -208,8 +208,9 @@ func look(tree string) (seal, error) {
 	return s, err
 }
 
-// readOnly takes the right to write off everything in a tree: a job that does
-// it by mistake gets an error, unless it is root.
+// readOnly takes the right to write off the files of a tree: a job that does it
+// by mistake gets an error, unless it is root. Folders keep it, so that whoever
+// owns the root can remove it by any means.
 func readOnly(tree string) error {
 	return filepath.WalkDir(tree, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.Type()&fs.ModeSymlink != 0 {
@@ -219,11 +220,10 @@ func readOnly(tree string) error {
 		if err != nil {
 			return err
 		}
-		mode := fi.Mode().Perm() &^ 0o222
 		if e.IsDir() {
-			mode |= 0o500
+			return os.Chmod(path, fi.Mode().Perm()|0o700)
 		}
-		return os.Chmod(path, mode)
+		return os.Chmod(path, fi.Mode().Perm()&^0o222)
 	})
 }
 
