@@ -58,6 +58,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	p.hardStop()
 	<-p.empty
 	p.wg.Wait()
+	p.lookAgain(ctx)
 	p.mu.Lock()
 	errs = append(errs, p.left...)
 	p.mu.Unlock()

@@ -22,14 +22,17 @@ type host struct {
 	Host
 	id       string // of the driver
 	index    int
-	fixtures []*fixture // existing machines
-	slots    []*unit    // by number; nil: not taken by this pool
-	used     int        // slots promised to units, from claim on
-	boots    int        // units on their way to be made
-	places   []*place   // by template index; nil: not made here
+	fixtures []*fixture           // existing machines
+	slots    []*unit              // by number; nil: not taken by this pool
+	used     int                  // slots promised to units, from claim on
+	boots    int                  // units on their way to be made
+	places   map[*template]*place // of what is made here
 
+	retired   bool // not in the configuration any more
 	paused    bool
-	listed    bool // reconciled once
+	listed    bool      // reconciled once
+	swept     time.Time // the last regular look
+	doubts    int       // listings in a row with machines of this pool's name whose owner lives
 	sweeping  bool
 	nextSweep time.Time
 	sightings reconcile.Sightings
@@ -38,21 +41,21 @@ type host struct {
 	lost   health.Breaker    // the host does not answer
 	sick   health.Breaker    // several templates fail on it
 	failed map[*template]int // failures in a row by template
-	pairs  []health.Breaker  // by template index
-	busy   health.Pause      // the hypervisor refuses for now
-	full   health.Pause      // others have the slots, starts or locks
+	pairs  map[*template]*health.Breaker
+	busy   health.Pause // the hypervisor refuses for now
+	full   health.Pause // others have the slots, starts or locks
 }
 
 // template is a Template and what the pool knows of it.
 type template struct {
 	Template
-	index  int
-	places []*place
-	count  int // units, in whatever state
-	health health.Breaker
-	last   error         // of the last boot
-	took   time.Duration // to boot, lately
-	locked health.Pause  // others have a named lock
+	places  []*place
+	retired bool // not in the configuration any more
+	count   int  // units, in whatever state
+	health  health.Breaker
+	last    error         // of the last boot
+	took    time.Duration // to boot, lately
+	locked  health.Pause  // others have a named lock
 	// bootLate and renewLate are the causes when a timeout ends the one or the
 	// other.
 	bootLate, renewLate error

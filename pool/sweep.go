@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bullpen-vm/bullpen/lease"
@@ -39,15 +40,19 @@ type ReconcileOptions struct {
 // are complete; the error names those that did not.
 func (p *Pool) Reconcile(ctx context.Context, o ReconcileOptions) ([]Finding, error) {
 	p.mu.Lock()
-	closing := p.closing
+	closing, hosts := p.closing, slices.Clone(p.hosts)
 	p.mu.Unlock()
 	if closing {
 		return nil, &OpError{Op: "reconcile", Err: ErrClosed}
 	}
 	var all []Finding
 	var errs []error
-	for _, h := range p.hosts {
-		found, err := p.reconcile(ctx, h, o.DryRun)
+	for _, h := range hosts {
+		how := regular
+		if o.DryRun {
+			how = dryRun
+		}
+		found, err := p.reconcile(ctx, h, how)
 		all = append(all, found...)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("host %s: %w", h.Name, err))
@@ -62,11 +67,26 @@ func (p *Pool) Reconcile(ctx context.Context, o ReconcileOptions) ([]Finding, er
 // sweep is the reconcile that the pool does by itself.
 func (p *Pool) sweep(h *host) {
 	ctx := p.soft
-	_, err := p.reconcile(ctx, h, false)
+	how := regular
+	p.mu.Lock()
+	if h.doubts > 0 && time.Since(h.swept) < p.config.Poll {
+		how = early
+	}
+	p.mu.Unlock()
+	found, err := p.reconcile(ctx, h, how)
 	p.mu.Lock()
 	now := time.Now()
 	h.sweeping = false
+	if how == regular {
+		h.swept = now
+	}
 	every := p.config.Poll
+	if p.doubtful(found) {
+		every = min(every, time.Second<<min(h.doubts, 20))
+		h.doubts++
+	} else if err == nil {
+		h.doubts = 0
+	}
 	if h.Keepalive > 0 {
 		every = min(every, h.Keepalive)
 	}
@@ -82,8 +102,51 @@ func (p *Pool) sweep(h *host) {
 	p.unlock()
 }
 
+// doubtful reports machines of a pool of this name whose owner lives: another
+// harness, or one that is dying at this moment. A killed process seems to live
+// for as long as a child of it has not got from its fork to its exec, and its
+// successor may have started by then. So such hosts are looked at again soon,
+// and once more by Close.
+func (p *Pool) doubtful(found []Finding) bool {
+	for _, f := range found {
+		if f.Verdict == reconcile.Leave.String() && f.Machine.Owner.Pool == p.config.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// lastLook is how long Close looks once more at a host that was in doubt.
+const lastLook = 10 * time.Second
+
+// lookAgain is Close's last look.
+func (p *Pool) lookAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastLook)
+	defer cancel()
+	for _, h := range p.hosts {
+		p.mu.Lock()
+		doubts := h.doubts
+		p.mu.Unlock()
+		if doubts == 0 {
+			continue
+		}
+		if _, err := p.reconcile(ctx, h, early); err != nil {
+			p.config.Logger.Warn("pool: leftovers may be left", "pool", p.config.Name, "host", h.Name, "error", err)
+		}
+	}
+}
+
+// look is how a host is looked at.
+type look uint8
+
+const (
+	regular look = iota
+	early        // too soon after another to count as a sighting of its own
+	dryRun       // nothing is done, and nothing counts as seen
+)
+
 // reconcile lists one host and sees to what it finds.
-func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, error) {
+func (p *Pool) reconcile(ctx context.Context, h *host, how look) ([]Finding, error) {
 	lctx, cancel := context.WithTimeout(ctx, listTimeout)
 	defer cancel()
 	store, err := p.leases.StoreID(lctx)
@@ -111,8 +174,8 @@ func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, err
 		p.unlock()
 		return nil, fmt.Errorf("%w: %w", errHost, err)
 	}
-	found := p.judge(h, listing, store, dry)
-	if dry {
+	found := p.judge(h, listing, store, how)
+	if how == dryRun {
 		return found, nil
 	}
 	for i := range found {
@@ -138,7 +201,9 @@ func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, err
 	p.mu.Lock()
 	defer p.unlock()
 	now := time.Now()
-	p.phantoms(h, before, listing, now)
+	if how == regular {
+		p.phantoms(h, before, listing, now)
+	}
 	if h.lost.State(now) != health.Healthy {
 		p.note(Event{Kind: EventRecovered, Host: h.Name})
 	}
@@ -152,7 +217,7 @@ func (p *Pool) reconcile(ctx context.Context, h *host, dry bool) ([]Finding, err
 	return found, nil
 }
 
-func (p *Pool) judge(h *host, listing []vm.Info, store string, dry bool) []Finding {
+func (p *Pool) judge(h *host, listing []vm.Info, store string, how look) []Finding {
 	// OwnerAlive looks at files, so owners are asked without the lock.
 	type life struct{ alive, known bool }
 	owners := map[string]life{}
@@ -166,7 +231,7 @@ func (p *Pool) judge(h *host, listing []vm.Info, store string, dry bool) []Findi
 	defer p.mu.Unlock()
 	held := map[string]uint64{}
 	for u := range p.units {
-		if u.host == h {
+		if u.host.id == h.id {
 			for _, l := range u.leases {
 				held[l.Key()] = l.Token()
 			}
@@ -182,7 +247,7 @@ func (p *Pool) judge(h *host, listing []vm.Info, store string, dry bool) []Findi
 		},
 	}
 	sightings := &h.sightings
-	if dry {
+	if how != regular {
 		sightings = &reconcile.Sightings{}
 	}
 	judged := sightings.Judge(listing, view)
@@ -218,7 +283,7 @@ func (p *Pool) clear(ctx context.Context, h *host, f Finding) (bool, error) {
 		p.mu.Lock()
 		driver = nil
 		for u := range p.units {
-			if u.host == h && u.driver != nil {
+			if u.host.id == h.id && u.driver != nil {
 				for _, l := range u.leases {
 					if l.Key() == i.Owner.Slot && l.Token() > i.Owner.Token {
 						driver = u.driver

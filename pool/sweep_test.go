@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -172,4 +173,37 @@ func TestALeftoverOfADeadProcessGoesAtOnceAndThatOfALivingOneStays(t *testing.T)
 		_ = living.Close(t.Context())
 		require.NoError(t, h.Close())
 	})
+}
+
+// A harness that was killed seems to live for as long as a child of it is between
+// its fork and its exec: its successor looks again soon, and when it closes.
+func TestALeftoverWhoseOwnerDiesAfterTheFirstLookIsNotLeft(t *testing.T) {
+	for _, when := range []string{"soon", "at the end"} {
+		t.Run(when, func(t *testing.T) {
+			dir := t.TempDir()
+			dying := filepath.Join(dir, "run-dying", "lock")
+			require.NoError(t, os.Mkdir(filepath.Dir(dying), 0o700))
+			lock, err := os.Create(dying)
+			require.NoError(t, err)
+			require.NoError(t, syscall.Flock(int(lock.Fd()), syscall.LOCK_EX))
+			bubble(t, func(t *testing.T) {
+				h := hypervisor("h")
+				d := h.Driver()
+				owned(t, d, "leftover", vm.Owner{Pool: "p", Store: "s", Slot: slotKey("h", 0), Lock: dying})
+				p, err := New(Config{Name: "p", Leases: manager(t, lease.NewMemStore()), Templates: one("a"), Hosts: []Host{{Driver: d, Slots: 1}}})
+				require.NoError(t, err)
+				time.Sleep(time.Second / 2)
+				require.Equal(t, []string{"leftover"}, listed(t, d))
+				require.NoError(t, lock.Close())
+				if when == "soon" {
+					time.Sleep(4 * time.Second)
+					require.Empty(t, listed(t, d))
+				}
+				require.NoError(t, p.Close(t.Context()))
+				require.Empty(t, listed(t, d))
+				require.NoError(t, p.leases.Close(t.Context()))
+				require.NoError(t, h.Close())
+			})
+		})
+	}
 }
