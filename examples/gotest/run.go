@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/pool"
+	"github.com/bullpen-vm/bullpen/pool/runner"
+	"github.com/bullpen-vm/bullpen/result"
+	"github.com/bullpen-vm/bullpen/scheduler"
+)
+
+// session is one run of the command.
+type session struct {
+	options
+	path     string // of the tests
+	progress *progress
+	report   *result.Report
+	history  *result.History
+	schedule *scheduler.Scheduler[diskio.Job, runner.Result]
+	shards   map[string]*shard // by task
+	last     map[*pack]int     // number of the package's last shard
+}
+
+// run tests the packages and gives the exit code: 0 all passed, 1 tests failed,
+// 2 the environment failed or nothing was tested.
+func run(ctx context.Context, o options, w io.Writer) (code int, err error) {
+	begun := time.Now()
+	packs, err := list(ctx, o.patterns)
+	if err != nil {
+		return 2, err
+	}
+	// The machines boot while the compiler works.
+	m, err := open(ctx, o)
+	if err != nil {
+		return 2, err
+	}
+	defer func() { err = errors.Join(err, m.driver.Close()) }()
+	machines, err := pool.New(pool.Config{
+		Name:      "gotest",
+		Hosts:     []pool.Host{{Name: "here", Driver: m.driver, Slots: o.machines}},
+		Templates: []pool.Template{{Name: "gotest", Spec: m.spec, Ready: o.machines}},
+	})
+	if err != nil {
+		return 2, err
+	}
+	defer func() { err = errors.Join(err, machines.Close(context.WithoutCancel(ctx))) }()
+
+	dir, err := os.MkdirTemp("", "bullpen-gotest-")
+	if err != nil {
+		return 2, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	if err := compile(ctx, dir, packs, o); err != nil {
+		return 2, err
+	}
+	s := &session{options: o, path: m.path, progress: newProgress(w, o.verbose), report: new(result.Report), shards: map[string]*shard{}, last: map[*pack]int{}}
+	if err := s.prepare(ctx, machines, packs); err != nil {
+		return 2, err
+	}
+	defer s.closeImages()
+	if err := s.loop(ctx); err != nil {
+		return 2, err
+	}
+	summary(w, s.report, o.machines, time.Since(begun))
+	if err := s.write(w); err != nil {
+		return 2, err
+	}
+	return s.report.ExitCode(), nil
+}
+
+// prepare packs the inputs and hands the shards to the scheduler.
+func (s *session) prepare(ctx context.Context, machines *pool.Pool, packs []*pack) error {
+	if err := os.MkdirAll(s.cache, 0o755); err != nil {
+		return err
+	}
+	var err error
+	if s.history, err = result.OpenHistory(result.HistoryConfig{Path: filepath.Join(s.cache, "history")}); err != nil {
+		return err
+	}
+	s.schedule, err = scheduler.New(runner.Source(machines, runner.Options{OutputHead: outputHead, OutputTail: outputTail}),
+		scheduler.Config{Workers: s.machines})
+	if err != nil {
+		return err
+	}
+	for _, p := range packs {
+		switch {
+		case p.broken != "":
+			s.progress.broken(p)
+			var out result.OutputWriter
+			_, _ = io.WriteString(&out, p.broken) // never fails
+			s.report.Add(result.Case{Suite: p.name, Name: wholePackage, Status: result.Failed, Message: "build failed", Output: out.Output()})
+		case len(p.tests) == 0:
+			s.progress.none(p)
+		}
+	}
+	shards := plan(packs, s.machines, s.expect)
+	if err := s.pack(ctx, shards); err != nil {
+		return err
+	}
+	return s.add(shards...)
+}
+
+// expect is how long a test takes, as far as is known.
+func (s *session) expect(suite, test string) time.Duration {
+	if e, ok := s.history.Estimate(suite, test); ok {
+		return e.Duration
+	}
+	return unseen
+}
+
+// pack gives each shard its input disk: one per package.
+func (s *session) pack(ctx context.Context, shards []*shard) error {
+	cache, err := diskio.NewCache(filepath.Join(s.cache, "inputs"), nil)
+	if err != nil {
+		return err
+	}
+	images := map[*pack]*diskio.Image{}
+	for _, h := range shards {
+		images[h.pack] = nil
+	}
+	made := make(chan func(), len(images)) // results, in any order
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(4)
+	for p := range images {
+		g.Go(func() error {
+			image, err := p.image(ctx, cache, s.options)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.name, err)
+			}
+			made <- func() { images[p] = image }
+			return nil
+		})
+	}
+	err = g.Wait()
+	close(made)
+	for keep := range made {
+		keep()
+	}
+	for _, h := range shards {
+		h.image = images[h.pack]
+		s.shards[h.id] = h // closeImages finds it there, also after an error
+	}
+	return err
+}
+
+// closeImages lets the cache have them back.
+func (s *session) closeImages() {
+	for _, h := range s.shards {
+		if h.image != nil {
+			_ = h.image.Close() // read only
+		}
+	}
+}
+
+// add schedules shards.
+func (s *session) add(shards ...*shard) error {
+	tasks := make([]runner.Task, len(shards))
+	for i, h := range shards {
+		var err error
+		if tasks[i], err = h.task(s.options, s.path); err != nil {
+			return err
+		}
+		s.shards[h.id] = h
+		s.last[h.pack]++
+		s.progress.expect(h.pack, 1)
+	}
+	return s.schedule.Add(tasks...)
+}
+
+// loop takes the outcomes as they come. Tests that another one kept from
+// running are scheduled again, for which the run is held open.
+func (s *session) loop(ctx context.Context) error {
+	release := s.schedule.Hold()
+	defer release()
+	left := len(s.shards)
+	if left == 0 {
+		release()
+	}
+	for o := range s.schedule.Run(ctx) {
+		h := s.shards[o.Task]
+		cases, again := h.conclude(o)
+		if len(again) > 0 {
+			next := &shard{id: fmt.Sprintf("%s#%d", h.pack.name, s.last[h.pack]+1), pack: h.pack, tests: again, image: h.image}
+			if err := s.add(next); errors.Is(err, scheduler.ErrEnded) || ctx.Err() != nil {
+				// The run was ended meanwhile.
+				for _, v := range h.same(again, result.Aborted, "the run was aborted before it was run again", result.Output{}) {
+					cases = append(cases, result.Case{Suite: h.pack.name, Name: v.name, Status: v.status, Message: v.message})
+				}
+			} else if err != nil {
+				return err
+			} else {
+				left++
+			}
+		}
+		s.report.Add(cases...)
+		s.progress.ended(h.pack, cases, o.Result.Step(stepTest).Duration)
+		if err := s.remember(context.WithoutCancel(ctx), cases); err != nil {
+			return err
+		}
+		if left--; left == 0 {
+			release()
+		}
+	}
+	return nil
+}
+
+// remember keeps the durations of top-level tests, which is what shards are made
+// of.
+func (s *session) remember(ctx context.Context, cases []result.Case) error {
+	var kept []result.Case
+	for _, c := range cases {
+		if testName.MatchString(c.Name) {
+			c.Output = result.Output{}
+			kept = append(kept, c)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return s.history.Add(ctx, kept...)
+}
