@@ -17,21 +17,16 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
-// tool gives the path of a program that judges images, or skips the test.
+// tool gives the path of a program of e2fsprogs, which judges images, or skips
+// the test.
 func tool(t testing.TB, name string) string {
 	t.Helper()
-	for _, dir := range append(filepath.SplitList(os.Getenv("PATH")), "/sbin", "/usr/sbin") {
-		if found, err := exec.LookPath(filepath.Join(dir, name)); err == nil {
-			return found
-		}
-	}
-	if strings.Contains(","+os.Getenv("BULLPEN_REQUIRE")+",", ",e2fsprogs,") {
-		t.Fatalf("%s is missing: apt-get install e2fsprogs", name)
-	}
-	t.Skipf("%s is missing: apt-get install e2fsprogs", name)
-	return ""
+	path := need.Tool(t, "e2fsck")
+	return filepath.Join(filepath.Dir(path), name)
 }
 
 // fsck wants e2fsck to find nothing at all.
@@ -227,9 +222,13 @@ func TestAKernelMountsAnImage(t *testing.T) {
 	dir := sampleTree(t)
 	image, _ := pack(t, Folder(dir), &PackOptions{Free: 4 << 20, FreeFiles: 100})
 	at := t.TempDir()
-	if out, err := exec.Command("mount", "-o", "loop,ro", image.Path(), at).CombinedOutput(); err != nil {
-		t.Skipf("mounting needs root and loop devices: %v: %s", err, out)
-	}
+	need.Thing(t, "mount", func(ctx context.Context) error {
+		out, err := exec.CommandContext(ctx, "mount", "-o", "loop,ro", image.Path(), at).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
 	mounted := true
 	unmount := func() {
 		if mounted {
