@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/diskio/internal/ext4"
 )
 
 func tryPack(t testing.TB, src Tree, o *PackOptions) error {
@@ -441,6 +444,79 @@ func TestTreesOfAllShapesArePacked(t *testing.T) {
 		require.NoError(t, err)
 		assert.EqualValues(t, 640<<20, end, "an extent has 128 MiB")
 	})
+}
+
+func TestHolesAreFoundInWholeBlocks(t *testing.T) {
+	t.Parallel()
+	type run = ext4.Segment
+	for name, test := range map[string]struct {
+		size int64
+		data []run // as a file system says it
+		want []run
+	}{
+		"nothing":           {10_000, nil, []run{}},
+		"all":               {10_000, []run{{Offset: 0, Length: 10_000}}, nil},
+		"all, to its block": {10_000, []run{{Offset: 0, Length: 12_288}}, nil},
+		"odd":               {100_000, []run{{Offset: 5_000, Length: 100}, {Offset: 9_000, Length: 1}, {Offset: 50_000, Length: 10_000}}, []run{{Offset: 4096, Length: 8192}, {Offset: 49_152, Length: 12_288}}},
+		"to the odd end":    {9_001, []run{{Offset: 8_999, Length: 2}}, []run{{Offset: 8192, Length: 809}}},
+		"one block":         {1 << 20, []run{{Offset: 4096, Length: 4096}}, []run{{Offset: 4096, Length: 4096}}},
+	} {
+		seek := func(at int64, whence int) (int64, error) {
+			for _, r := range test.data {
+				end := r.Offset + r.Length
+				switch {
+				case at >= end:
+				case whence == 3:
+					return max(at, r.Offset), nil
+				case at >= r.Offset:
+					return end, nil
+				}
+			}
+			if whence == 3 {
+				return 0, &fs.PathError{Op: "seek", Err: syscall.ENXIO}
+			}
+			return at, nil
+		}
+		assert.Equal(t, test.want, dataSegments(test.size, seek), name)
+	}
+	broken := func(int64, int) (int64, error) { return 0, syscall.EINVAL }
+	assert.Nil(t, dataSegments(100, broken))
+	assert.Nil(t, dataSegments(100, func(at int64, _ int) (int64, error) { return 0, nil }), "it would not end")
+}
+
+func TestLargeFilesAreCopiedInPieces(t *testing.T) {
+	t.Parallel()
+	data := make([]byte, piece+3<<20+77)
+	for i := 0; i < len(data); i += 4096 {
+		copy(data[i:], fmt.Sprint("block ", i))
+	}
+	dirs := []string{t.TempDir()}
+	if dir, err := os.MkdirTemp("/dev/shm", "bullpen-test-"); err == nil { // another file system
+		defer os.RemoveAll(dir)
+		dirs = append(dirs, dir)
+	}
+	var digests []string
+	for _, dir := range dirs {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "large"), data, 0o644))
+		image, f := pack(t, Folder(dir), nil)
+		got, err := f.ReadFile("large")
+		require.NoError(t, err)
+		require.True(t, bytes.Equal(data, got))
+		digests = append(digests, image.Digest())
+	}
+	image, _ := pack(t, Tree{Files: []File{{Path: "large", Data: data}}}, nil)
+	for _, digest := range digests {
+		assert.Equal(t, image.Digest(), digest, "wherever it comes from")
+	}
+}
+
+func TestTheOrderOfSourcesDoesNotMatter(t *testing.T) {
+	t.Parallel()
+	files := []File{{Path: "b", Data: []byte("b")}, {Path: "d/z", Data: []byte("z")}, {Path: "a", Data: []byte("a")}, {Path: "d/y"}, {Path: "c/x", Data: []byte("x")}}
+	first, _ := pack(t, Tree{Files: files}, nil)
+	slices.Reverse(files)
+	second, _ := pack(t, Tree{Files: files}, nil)
+	assert.Equal(t, first.Digest(), second.Digest())
 }
 
 // zeroFS has one file of zeros, which costs nothing to read or to write: see

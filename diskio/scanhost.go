@@ -263,36 +263,41 @@ func changedIfGone(err error) error {
 
 // findHoles asks the file system where a file has data. Nil: everywhere.
 func findHoles(root *os.Root, name string, st *syscall.Stat_t) ([]ext4.Segment, error) {
-	const seekData, seekHole = 3, 4
 	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, changedIfGone(err)
 	}
 	defer f.Close()
+	return dataSegments(st.Size, f.Seek), nil
+}
+
+// dataSegments cuts a file into stretches of whole blocks with data, by asking
+// where data and holes begin. Nil: everywhere, or the file system does not know.
+func dataSegments(size int64, seek func(int64, int) (int64, error)) []ext4.Segment {
+	const seekData, seekHole = 3, 4
 	data := []ext4.Segment{}
-	for at := int64(0); at < st.Size; {
-		start, err := f.Seek(at, seekData)
-		if err != nil {
-			if errors.Is(err, syscall.ENXIO) {
-				break // nothing but a hole up to the end
-			}
-			return nil, nil // this file system does not know
+	for at := int64(0); at < size; {
+		start, err := seek(at, seekData)
+		if errors.Is(err, syscall.ENXIO) || err == nil && start >= size {
+			break // nothing but a hole up to the end
 		}
-		end, err := f.Seek(start, seekHole)
+		if err != nil || start < at {
+			return nil
+		}
+		end, err := seek(start, seekHole)
 		if err != nil || end <= start {
-			return nil, nil
+			return nil
 		}
 		start = start / ext4.BlockSize * ext4.BlockSize
-		end = min((end+ext4.BlockSize-1)/ext4.BlockSize*ext4.BlockSize, st.Size)
+		at = min((end+ext4.BlockSize-1)/ext4.BlockSize*ext4.BlockSize, size)
 		if k := len(data) - 1; k >= 0 && start <= data[k].Offset+data[k].Length {
-			data[k].Length = max(data[k].Length, end-data[k].Offset)
-		} else if start < st.Size {
-			data = append(data, ext4.Segment{Offset: start, Length: end - start})
+			data[k].Length = at - data[k].Offset
+		} else {
+			data = append(data, ext4.Segment{Offset: start, Length: at - start})
 		}
-		at = end
 	}
-	if len(data) == 1 && data[0].Offset == 0 && data[0].Length == st.Size {
-		return nil, nil
+	if len(data) == 1 && data[0].Offset == 0 && data[0].Length == size {
+		return nil
 	}
-	return data, nil
+	return data
 }

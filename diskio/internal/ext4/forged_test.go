@@ -447,6 +447,38 @@ func TestUnwrittenExtentsReadAsZeros(t *testing.T) {
 	assert.Equal(t, make([]byte, 5*BlockSize), read())
 }
 
+func TestAFileOfHalfAMillionPiecesHasAnExtentTreeOfThreeLevels(t *testing.T) {
+	t.Parallel()
+	const pieces = extentsInInode*extentsPerBlock*extentsPerBlock + 1000
+	n := file(2 * pieces * BlockSize)
+	for i := range int64(pieces) {
+		n.Data = append(n.Data, Segment{2 * i * BlockSize, BlockSize})
+	}
+	plan, err := NewPlan(folder(Entry{"f", n}), Options{})
+	require.NoError(t, err)
+	require.Len(t, n.levels, 3)
+	image, err := os.Create(filepath.Join(t.TempDir(), "image"))
+	require.NoError(t, err)
+	defer image.Close()
+	require.NoError(t, image.Truncate(plan.Size()))
+	require.NoError(t, plan.WriteStructures(image))
+	v, err := OpenVolume(image, plan.Size(), Limits{})
+	require.NoError(t, err)
+	in, err := v.Inode(n.Number())
+	require.NoError(t, err)
+	d := v.NewData(in)
+	i := uint64(0)
+	for r := range n.Runs {
+		at, length, err := d.find(uint64(r.Offset) / BlockSize)
+		require.NoError(t, err)
+		if at != uint64(r.At)/BlockSize || length != 1 {
+			t.Fatalf("piece %d is at %d+%d, want it at %d", i, at, length, r.At/BlockSize)
+		}
+		i++
+	}
+	assert.EqualValues(t, pieces, i)
+}
+
 func TestWhatCannotBePlannedIsRefused(t *testing.T) {
 	t.Parallel()
 	shared := folder()
