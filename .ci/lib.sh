@@ -3,6 +3,7 @@
 
 top=$(git -C "$(dirname "${BASH_SOURCE[0]}")" rev-parse --show-toplevel)
 cd "$top" || exit 1
+PATH=$PATH:/usr/sbin:/sbin
 work=$(mktemp -d "${TMPDIR:-/tmp}/bullpen-ci.XXXXXX")
 export BULLPEN_CI_WORK=$work
 trap 'chmod -R u+w "$work" 2>/dev/null; rm -rf "$work"' EXIT
@@ -49,6 +50,30 @@ need() {
 	fi
 	echo "$program is missing: apt-get install --no-install-recommends $*"
 	return 1
+}
+
+# real: what the tests with real hypervisors and databases need.
+real() {
+	need libvirtd libvirt-daemon libvirt-daemon-driver-qemu && need qemu-system-x86_64 qemu-system-x86 && need qemu-img qemu-utils &&
+		need etcd etcd-server && need pg_lsclusters postgresql && kernel || return 1
+	id libvirt-qemu >/dev/null 2>&1 || useradd --system --user-group --no-create-home libvirt-qemu
+}
+
+# kernel: Debian's cloud kernel and a static busybox, unpacked and not installed, for
+# test guests; BULLPEN_KERNEL names it.
+kernel() {
+	local root=${XDG_CACHE_HOME:-$HOME/.cache}/bullpen-ci/guest found
+	if [ ! -e "$root/bin/busybox" ]; then
+		mkdir -p "$work/deb" && chmod 777 "$work" "$work/deb" || return 1
+		[ -e "$work/apt-updated" ] || { apt-get update -q >/dev/null && touch "$work/apt-updated"; } || return 1
+		(cd "$work/deb" && apt-get download -q "$(apt-cache depends linux-image-cloud-amd64 | awk '/Depends:/ { print $2; exit }')" busybox-static >/dev/null) || return 1
+		rm -rf "$root.new" && mkdir -p "$root.new" || return 1
+		for found in "$work"/deb/*.deb; do dpkg-deb -x "$found" "$root.new" || return 1; done
+		rm -rf "$root" && mv "$root.new" "$root" || return 1
+	fi
+	for found in "$root"/boot/vmlinuz-*; do BULLPEN_KERNEL=$found; done
+	export BULLPEN_KERNEL
+	echo "kernel: ${BULLPEN_KERNEL##*/}"
 }
 
 # fuzz TIME: each fuzz target of the module for that long.
