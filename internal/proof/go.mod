@@ -4,6 +4,8 @@ go 1.26.0
 
 require github.com/bullpen-vm/bullpen v0.0.0
 
+require github.com/anishathalye/porcupine v1.3.1 // indirect
+
 require (
 	github.com/davecgh/go-spew v1.1.2-0.20180830191138-d8f796af33cc // indirect
 	github.com/jackc/puddle/v2 v2.2.3 // indirect

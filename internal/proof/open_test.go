@@ -46,11 +46,15 @@ type opened struct {
 }
 
 func openFile(ctx context.Context, path string, c sqlstore.SQLite) (opened, error) {
-	db, err := sql.Open("sqlite", "file:"+path)
+	c.Path = path
+	return openSource(ctx, "file:"+path, c)
+}
+
+func openSource(ctx context.Context, source string, c sqlstore.SQLite) (opened, error) {
+	db, err := sql.Open("sqlite", source)
 	if err != nil {
 		return opened{}, err
 	}
-	c.Path = path
 	s, err := sqlstore.Open(ctx, db, sqlstore.Config{Dialect: c})
 	if err != nil {
 		db.Close()

@@ -85,7 +85,7 @@ BEGIN
 	ELSE
 		x_token := p_token; x_renewals := p_renewals + 1;
 	END IF;
-	IF x_token < r.token THEN
+	IF p_fresh AND x_token <= r.token THEN
 		RAISE EXCEPTION 'the sequence bullpen_token is at %, but % was given already', x_token, r.token USING ERRCODE = 'data_corrupted';
 	END IF;
 	x_done := true; x_data := ''; x_sum := bullpen_sum(x_token, x_renewals, p_key, p_data);

@@ -67,6 +67,7 @@ func (b *sqlite) prepare(ctx context.Context) error {
 		return err
 	}
 	b.store = x.meta.id
+	x.changed = true // a file that cannot be written is found here, not by the first lease
 	return x.end()
 }
 
