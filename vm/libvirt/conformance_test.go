@@ -62,3 +62,8 @@ func TestConformanceOfTheEmbeddedDriver(t *testing.T) {
 	g := testGuest(t)
 	vmtest.Run(t, whole{bare: bare{t, testConfig(t, embedURI())}, guest: g})
 }
+
+func TestConformanceOfTheSystemsDaemon(t *testing.T) {
+	d, g := newDaemon(t)
+	vmtest.Run(t, whole{bare: bare{t, d.conf()}, guest: g})
+}

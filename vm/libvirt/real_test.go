@@ -178,3 +178,8 @@ func runJob(t testing.TB, m vm.Machine, inputs []diskio.Input, lines ...string) 
 	require.True(t, results.Complete, "%v", results.Damage)
 	return results
 }
+
+// newBareConnection connects without a driver.
+func newBareConnection(uri string) (conn, error) {
+	return connect(context.Background(), new(sync.WaitGroup), uri, func(event) {}, func(string) {})
+}
