@@ -76,7 +76,7 @@ func (p *Pool) admit(ctx context.Context, w *wait, n int) error {
 	}
 	w.q.Value, w.q.Need, w.q.Priority = w, n, w.want.Priority
 	w.q.Demand = p.q.Demand(w.want.Template, w.want.Labels)
-	if len(w.q.Demand.Classes()) == 0 || n > 1 && n > p.most(w.q.Demand) {
+	if !p.reaches(w.q.Demand) || n > 1 && n > p.most(w.q.Demand) {
 		p.stats.refused++
 		return &OpError{Op: "acquire", What: describe(w.want, n), Err: fmt.Errorf("%w: %s", ErrImpossible, p.near(w.want, w.q.Demand, n))}
 	}
@@ -235,7 +235,7 @@ func (p *Pool) most(d *queue.Demand[*unit, *wait]) int {
 
 // near says what there is, for one who wants what there is not.
 func (p *Pool) near(want Want, d *queue.Demand[*unit, *wait], n int) string {
-	if len(d.Classes()) > 0 {
+	if p.reaches(d) {
 		return fmt.Sprintf("%d machines are wanted and there can be at most %d at once", n, p.most(d))
 	}
 	if want.Template != "" && p.byName[want.Template] == nil {
@@ -243,7 +243,7 @@ func (p *Pool) near(want Want, d *queue.Demand[*unit, *wait], n int) string {
 	}
 	values := map[string]map[string]bool{}
 	for _, pl := range p.places {
-		if want.Template != "" && pl.template.Name != want.Template {
+		if len(pl.hosts) == 0 || want.Template != "" && pl.template.Name != want.Template {
 			continue
 		}
 		for k, v := range pl.labels {

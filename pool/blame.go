@@ -35,7 +35,7 @@ func (p *Pool) succeeded(u *unit, now time.Time) {
 	}
 	t.health.Success()
 	t.last = nil
-	h.pairs[t.index].Success()
+	h.pairs[t].Success()
 	if u.fixture != nil {
 		u.fixture.sick.Success()
 		u.fixture.full.Reset()
@@ -114,7 +114,7 @@ func (p *Pool) machineFailed(u *unit, err error, now time.Time) {
 		return
 	}
 	h, t := u.host, u.template
-	pair := &h.pairs[t.index]
+	pair := h.pairs[t]
 	pair.Failure(now, err.Error())
 	p.quarantined(pair, now, Event{Host: h.Name, Template: t.Name, Err: err})
 	t.last = err

@@ -64,11 +64,14 @@ func (p *Pool) claim(u *unit) error {
 			return err
 		}
 	}
+	p.mu.Lock()
+	locks, starts := p.config.Locks, h.Starts // Reload may change them
+	p.mu.Unlock()
 	for range t.Weight {
 		p.mu.Lock()
 		var ks []string
 		for n, owner := range h.slots {
-			if owner == nil {
+			if owner == nil && n < h.Slots {
 				ks = append(ks, slotKey(h.id, n))
 			}
 		}
@@ -92,7 +95,7 @@ func (p *Pool) claim(u *unit) error {
 		p.watchLease(u, l)
 	}
 	for _, name := range t.Locks {
-		l, err := try("lock "+name, errLock, keys(p.config.Locks[name], func(n int) string { return lockKey(name, n) }))
+		l, err := try("lock "+name, errLock, keys(locks[name], func(n int) string { return lockKey(name, n) }))
 		if err != nil {
 			return err
 		}
@@ -101,8 +104,8 @@ func (p *Pool) claim(u *unit) error {
 		p.mu.Unlock()
 		p.watchLease(u, l)
 	}
-	if h.Starts > 0 && u.fixture == nil {
-		l, err := try("start", errFull, keys(h.Starts, func(n int) string { return startKey(h.id, n) }))
+	if starts > 0 && u.fixture == nil {
+		l, err := try("start", errFull, keys(starts, func(n int) string { return startKey(h.id, n) }))
 		if err != nil {
 			return err
 		}
@@ -195,6 +198,9 @@ func (p *Pool) giveUp(u *unit, now time.Time) {
 		p.wg.Go(func() { p.releaseAll(leases) })
 	}
 	p.noteUnit(EventGone, u, u.key, 0, u.lostErr)
+	if u.host.retired {
+		p.wake(now)
+	}
 	u.set(gone, now)
 }
 

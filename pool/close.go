@@ -41,16 +41,23 @@ func (p *Pool) Close(ctx context.Context) error {
 		p.endTicket(t, ErrClosed, now)
 	}
 	p.refuseAll()
+	var ducks []*unit
 	p.softStop() // boots and renewals end, and their workers destroy what they made
 	for u := range p.units {
-		if u.state == ready {
+		switch u.state {
+		case ready:
 			p.discard(u, "the pool closes")
+		case detached: // not the pool's any more; its slot was kept as a favour
+			ducks = append(ducks, u)
 		}
 		// One that is held without a guest was granted at this instant: its
 		// waiter hands it out, or gives it back to be destroyed.
 	}
 	if len(p.units) == 0 {
 		close(p.empty)
+	}
+	for _, u := range ducks {
+		p.giveUp(u, now)
 	}
 	p.unlock()
 

@@ -180,6 +180,8 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 		p.stats.failures++
 		p.machineFailed(u, reason, now)
 		p.destroy(u, "it is broken: "+reason.Error())
+	case u.lame() != "":
+		p.destroy(u, u.lame())
 	case u.host.paused:
 		p.destroy(u, "its host is paused")
 	case p.yields(u, now):

@@ -11,6 +11,10 @@ import (
 // offer brings a ready machine to those who wait, or leaves it free. The caller
 // holds p.mu.
 func (p *Pool) offer(u *unit, now time.Time) {
+	if why := u.lame(); why != "" {
+		p.destroy(u, why)
+		return
+	}
 	u.set(ready, now)
 	if w := p.q.Offer(&u.item); w != nil {
 		p.grant(w.Value, now)

@@ -25,7 +25,7 @@ func (p *Pool) pause(name string, paused, drain bool) error {
 	p.mu.Lock()
 	defer p.unlock()
 	for _, h := range p.hosts {
-		if h.Name != name {
+		if h.Name != name || h.retired {
 			continue
 		}
 		h.paused = paused

@@ -196,7 +196,7 @@ func (p *Pool) open(h *host, now time.Time) bool {
 // aside.
 func (p *Pool) able(pl *place, h *host, now time.Time) bool {
 	t := pl.template
-	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && t.locked.Over(now) && h.pairs[t.index].Allow(now) &&
+	return p.open(h, now) && (t.Most == 0 || t.count < t.Most) && t.health.Allow(now) && t.locked.Over(now) && h.pairs[t].Allow(now) &&
 		(!t.existing() || h.vacant(t, now) != nil)
 }
 
@@ -253,7 +253,7 @@ func (p *Pool) begin(pl *place, h *host, now time.Time) {
 		u.fixture.unit = u
 		u.fixture.sick.Begin(now)
 	}
-	for i, b := range []*health.Breaker{&h.lost, &h.sick, &h.pairs[pl.template.index], &pl.template.health} {
+	for i, b := range []*health.Breaker{&h.lost, &h.sick, h.pairs[pl.template], &pl.template.health} {
 		if b.Begin(now) {
 			u.probing[i] = b
 		}
@@ -285,7 +285,7 @@ func (p *Pool) yields(u *unit, now time.Time) bool {
 			}
 			for _, c := range qw.Demand.Classes() {
 				pl := p.places[c.Index()]
-				if u.host.places[pl.template.index] == pl && !pl.template.existing() && u.template.Weight >= pl.template.Weight && p.able(pl, u.host, now) {
+				if u.host.places[pl.template] == pl && !pl.template.existing() && u.template.Weight >= pl.template.Weight && p.able(pl, u.host, now) {
 					yields = true
 					return queue.Stop
 				}

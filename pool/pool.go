@@ -3,7 +3,6 @@ package pool
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -86,64 +85,51 @@ func New(c Config) (*Pool, error) {
 		}
 		p.ownLeases = true
 	}
-	for i, t := range c.Templates {
-		t := &template{Template: t, index: i, locked: health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}}, health: health.Breaker{Policy: health.Policy{Threshold: t.Failures}}}
-		t.bootLate, t.renewLate = fmt.Errorf("not ready after %v", t.BootTimeout), fmt.Errorf("not renewed after %v", t.RenewTimeout)
-		switch {
-		case t.Snapshot == "":
-		case len(t.Rungs) == 0 && t.Parent == "":
-			t.reverts, t.others = []vm.Rung{vm.RungRevert}, []vm.Rung{vm.RungCold}
-		case len(t.Rungs) > 0 && t.Rungs[0] == vm.RungRevert:
-			t.reverts, t.others = t.Rungs[:1:1], t.Rungs[1:]
-		}
-		if t.existing() {
-			t.others = nil
-		}
-		t.prove = func(ctx context.Context, m vm.Machine) error { return prove(ctx, t, m) }
+	for _, t := range c.Templates {
+		t := newTemplate(t)
 		p.templates = append(p.templates, t)
 		p.byName[t.Name] = t
 	}
-	for i, h := range c.Hosts {
-		p.addHost(i, h)
+	for _, h := range c.Hosts {
+		p.hosts = append(p.hosts, newHost(h))
 	}
-	p.avail, p.vacant = make([]int, len(p.places)), make([]int, len(p.hosts))
+	p.join()
 	p.soft, p.softStop = context.WithCancel(context.Background())
 	p.hard, p.hardStop = context.WithCancel(context.Background())
 	p.wg.Go(p.clock)
 	return p, nil
 }
 
-func (p *Pool) addHost(i int, c Host) {
-	h := &host{
-		Host: c, id: c.Driver.HostID(), index: i,
+func newTemplate(c Template) *template {
+	t := &template{
+		Template: c,
+		locked:   health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}},
+		health:   health.Breaker{Policy: health.Policy{Threshold: c.Failures}},
+	}
+	t.bootLate, t.renewLate = fmt.Errorf("not ready after %v", t.BootTimeout), fmt.Errorf("not renewed after %v", t.RenewTimeout)
+	switch {
+	case t.Snapshot == "":
+	case len(t.Rungs) == 0 && t.Parent == "":
+		t.reverts, t.others = []vm.Rung{vm.RungRevert}, []vm.Rung{vm.RungCold}
+	case len(t.Rungs) > 0 && t.Rungs[0] == vm.RungRevert:
+		t.reverts, t.others = t.Rungs[:1:1], t.Rungs[1:]
+	}
+	if t.existing() {
+		t.others = nil
+	}
+	t.prove = func(ctx context.Context, m vm.Machine) error { return prove(ctx, t, m) }
+	return t
+}
+
+func newHost(c Host) *host {
+	return &host{
+		Host: c, id: c.Driver.HostID(),
 		slots:  make([]*unit, c.Slots),
-		places: make([]*place, len(p.templates)),
-		pairs:  make([]health.Breaker, len(p.templates)),
+		pairs:  make(map[*template]*health.Breaker),
 		failed: make(map[*template]int),
 		sick:   health.Breaker{Policy: health.Policy{Threshold: hostFailures}},
 		busy:   health.Pause{Policy: health.Policy{First: time.Second, Most: time.Minute}},
 		full:   health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}},
-	}
-	p.hosts = append(p.hosts, h)
-	for _, t := range p.templates {
-		if len(t.Hosts) > 0 && !slices.Contains(t.Hosts, h.Name) || !t.existing() && h.Slots < t.Weight {
-			continue
-		}
-		for _, e := range t.Existing {
-			if e.Host == h.Name {
-				h.fixtures = append(h.fixtures, &fixture{id: e.Machine, template: t, full: health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}}})
-			}
-		}
-		labels := mergeAll(h.Labels, t.Labels)
-		cl := p.q.Class(t.Name, labels)
-		if cl.Index() == len(p.places) {
-			pl := &place{template: t, class: cl, labels: labels}
-			p.places = append(p.places, pl)
-			t.places = append(t.places, pl)
-		}
-		pl := p.places[cl.Index()]
-		pl.hosts = append(pl.hosts, h)
-		h.places[t.index] = pl
 	}
 }
 
@@ -194,6 +180,7 @@ func (p *Pool) tick(now time.Time) {
 	if p.closing {
 		return
 	}
+	p.retire()
 	for _, h := range p.hosts {
 		if !h.sweeping && !now.Before(h.nextSweep) {
 			h.sweeping = true
@@ -223,8 +210,8 @@ func (p *Pool) tick(now time.Time) {
 	for _, h := range p.hosts {
 		until(&h.lost)
 		until(&h.sick)
-		for i := range h.pairs {
-			until(&h.pairs[i])
+		for _, b := range h.pairs {
+			until(b)
 		}
 		later(h.busy.Until())
 		later(h.full.Until())

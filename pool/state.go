@@ -101,11 +101,12 @@ const (
 	renewing                    // is being rolled back
 	destroying                  // is being destroyed
 	kept                        // a person has it
+	detached                    // left the pool; its slot is kept
 	gone                        // the slot is given up
 	states
 )
 
-var stateNames = [...]string{"claiming", "booting", "ready", "held", "renewing", "destroying", "kept", "gone"}
+var stateNames = [...]string{"claiming", "booting", "ready", "held", "renewing", "destroying", "kept", "detached", "gone"}
 
 func (s unitState) String() string { return stateNames[s] }
 

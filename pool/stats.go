@@ -19,9 +19,9 @@ type counters struct {
 // Stats are a pool's numbers at one moment. Counters rise from the pool's start.
 type Stats struct {
 	// Gauges.
-	Slots, Machines, Claiming, Booting, Ready, Held, Renewing, Destroying, Kept int
-	Waiting                                                                     int // callers
-	Quarantined                                                                 int // hosts and templates
+	Slots, Machines, Claiming, Booting, Ready, Held, Renewing, Destroying, Kept, Detached int
+	Waiting                                                                               int // callers
+	Quarantined                                                                           int // hosts and templates
 	// Counters.
 	Grants, Releases, Waits, Refused  int64
 	Boots, Destroyed, Failures, Busy  int64
@@ -37,7 +37,7 @@ func (p *Pool) Stats() Stats {
 	c := p.stats
 	s := Stats{
 		Machines: len(p.units), Claiming: p.counts[claiming], Booting: p.counts[booting], Ready: p.counts[ready], Held: p.counts[held],
-		Renewing: p.counts[renewing], Destroying: p.counts[destroying], Kept: p.counts[kept], Waiting: p.q.Waiting(),
+		Renewing: p.counts[renewing], Destroying: p.counts[destroying], Kept: p.counts[kept], Detached: p.counts[detached], Waiting: p.q.Waiting(),
 		Grants: c.grants, Releases: c.releases, Waits: c.waits, Refused: c.refused, Boots: c.boots, Destroyed: c.destroyed,
 		Failures: c.failures, Busy: c.busy, LeasesLost: c.lost, Leftovers: c.leftovers, Reconciles: c.reconciles,
 		TimeWaited: c.waited, TimeHeld: c.held,
@@ -59,7 +59,7 @@ func (p *Pool) Stats() Stats {
 // GuestInfo is a machine as the pool sees it.
 type GuestInfo struct {
 	Host, Template, Name, Slot string
-	State                      string // claiming, booting, ready, held, renewing, destroying, kept
+	State                      string // claiming, booting, ready, held, renewing, destroying, kept, detached
 	Since                      time.Duration
 	Age                        time.Duration // since it was made; zero while it is not
 	Uses                       int

@@ -36,6 +36,8 @@ const (
 	EventReconciled EventKind = "reconciled" // a host was listed and its leftovers seen to
 	EventLeftover   EventKind = "leftover"   // a leftover was destroyed, or could not be
 	EventKept       EventKind = "kept"       // a machine is kept for a person
+	EventDetached   EventKind = "detached"   // a machine left the pool for good
+	EventRetired    EventKind = "retired"    // the last machine of a removed host is gone
 	EventClosing    EventKind = "closing"    // the pool closes
 )
 

@@ -53,12 +53,14 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		}
 		fits := w.q.Demand.Accepts(u.place.class)
 		switch u.state {
-		case held, kept:
+		case held, kept, detached:
 			job := "somebody"
 			if u.guest != nil && u.guest.want.Job != "" {
 				job = u.guest.want.Job
 			} else if u.state == kept {
 				job = "kept for " + orSomebody(u.keptFor)
+			} else if u.state == detached {
+				job = "detached"
 			}
 			held_ = append(held_, holder{job, u.since})
 		case claiming, booting, renewing:
@@ -125,7 +127,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		parts = append(parts, alone(h.Name, &h.lost, now)...)
 		parts = append(parts, alone(h.Name, &h.sick, now)...)
 		for t := range templates {
-			parts = append(parts, alone(t.Name+" on "+h.Name, &h.pairs[t.index], now)...)
+			if b := h.pairs[t]; b != nil {
+				parts = append(parts, alone(t.Name+" on "+h.Name, b, now)...)
+			}
 		}
 		for _, f := range h.fixtures {
 			if templates[f.template] {
