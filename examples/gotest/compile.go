@@ -21,7 +21,7 @@ import (
 const listTimeout = time.Minute
 
 // compile builds the test binaries, static, below dir and lists their tests. What
-// is wrong with a package is written down in it; an error is ours.
+// is wrong with a package is written down in it; an error is not its fault.
 func compile(ctx context.Context, dir string, packs []*pack, o options) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.NumCPU())
@@ -46,14 +46,14 @@ func (p *pack) build(ctx context.Context, dir string, o options) error {
 	binary := filepath.Join(dir, p.program())
 	args := append([]string{"test", "-c", "-o", binary, fmt.Sprintf("-trimpath=%v", o.trimpath)}, o.build...)
 	c := exec.CommandContext(ctx, "go", append(args, p.name)...)
-	c.Env = append(os.Environ(), "CGO_ENABLED=0")
+	c.Dir, c.Env = o.dir, append(os.Environ(), "CGO_ENABLED=0")
 	out, err := c.CombinedOutput()
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case errors.As(err, &exit):
-		p.broken = string(out)
+		p.broken, p.output = "build", string(out)
 		return nil
 	case err != nil:
 		return err
@@ -83,19 +83,19 @@ func (p *pack) listTests(ctx context.Context, o options) error {
 	c.Dir = p.dir
 	c.WaitDelay = time.Second
 	out, err := c.CombinedOutput()
-	switch {
-	case ctx.Err() != nil:
+	if ctx.Err() != nil {
 		return context.Cause(ctx)
-	case bounded.Err() != nil:
-		p.broken = fmt.Sprintf("%s -test.list: no end after %v\n%s", p.program(), listTimeout, out)
-	case err != nil:
-		p.broken = fmt.Sprintf("%s -test.list: %v\n%s", p.program(), err, out)
-	default:
-		for line := range strings.Lines(string(out)) {
-			if name := strings.TrimSpace(line); testName.MatchString(name) {
-				p.tests = append(p.tests, name)
-			}
+	}
+	for line := range strings.Lines(string(out)) {
+		if name := strings.TrimSpace(line); testName.MatchString(name) {
+			p.tests = append(p.tests, name)
 		}
+	}
+	switch {
+	case bounded.Err() != nil:
+		p.broken, p.output = "list tests", fmt.Sprintf("no end after %v\n%s", listTimeout, out)
+	case err != nil && len(p.tests) == 0: // else a TestMain that fails after the list, and will say so again
+		p.broken, p.output = "list tests", fmt.Sprintf("%v\n%s", err, out)
 	}
 	return nil
 }

@@ -46,7 +46,8 @@ func (e ending) String() string {
 // test ended the binary: they are to be run again without it. They are fewer
 // than were asked for, so that this comes to an end.
 func judge(t *transcript, asked []string, e ending) (verdicts []verdict, again []string) {
-	clean := t.ended != "" && !e.timedOut && e.signal == ""
+	// A TestMain may run nothing and say so by its exit code alone.
+	clean := (t.ended != "" || e.exit == 0 && !t.inTest()) && !e.timedOut && e.signal == ""
 	blamed := map[string]bool{}
 	if !clean {
 		blamed = t.blame(e)
@@ -69,7 +70,7 @@ func judge(t *transcript, asked []string, e ending) (verdicts []verdict, again [
 		v := verdict{name: r.name, status: r.status, took: r.took}
 		switch {
 		case blamed[r.name]:
-			_, _ = r.output.Write(t.crash)
+			t.dump(r, blamed)
 			if v.message = message; v.status == "" {
 				v.status = status
 			}
@@ -143,6 +144,27 @@ func (t *transcript) blame(e ending) map[string]bool {
 		}
 	}
 	return blamed
+}
+
+// dump gives what the binary wrote at its end to one of those that are blamed,
+// the innermost.
+func (t *transcript) dump(r *ran, blamed map[string]bool) {
+	for name := range blamed {
+		if strings.HasPrefix(name, r.name+"/") {
+			return
+		}
+	}
+	_, _ = r.output.Write(t.crash) // never fails
+}
+
+// inTest reports whether a test had begun and not ended.
+func (t *transcript) inTest() bool {
+	for _, r := range t.tests {
+		if r.status == "" {
+			return true
+		}
+	}
+	return false
 }
 
 // why says in one line how the binary ended.

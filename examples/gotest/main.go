@@ -33,7 +33,9 @@ func main() {
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "gotest:", err)
-		code = max(code, 2)
+		if code == 0 {
+			code = 2
+		}
 	}
 	os.Exit(code)
 }

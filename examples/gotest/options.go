@@ -18,6 +18,7 @@ type options struct {
 	machines int
 	memory   int64 // MiB of a machine
 	patterns []string
+	dir      string // that packages are looked for from
 
 	run     string
 	short   bool
@@ -43,6 +44,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		f.PrintDefaults()
 	}
 	f.StringVar(&o.driver, "driver", "local", "what machines are made of: local")
+	f.StringVar(&o.dir, "C", "", "folder that packages are looked for from, as of go; empty: the current one")
 	f.IntVar(&o.machines, "n", runtime.NumCPU(), "how many machines")
 	f.Int64Var(&o.memory, "memory", 1024, "memory of a machine in MiB")
 	f.StringVar(&o.run, "run", "", "regular expression of tests to run, as of go test")

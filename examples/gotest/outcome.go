@@ -53,7 +53,7 @@ func (s *shard) lost(t *transcript, base result.Case) ([]verdict, []string) {
 	var verdicts []verdict
 	for _, r := range t.tests {
 		if blamed[r.name] {
-			_, _ = r.output.Write(t.crash)
+			t.dump(r, blamed)
 			done[r.name] = true
 			verdicts = append(verdicts, verdict{name: r.name, status: base.Status, message: base.Message, output: r.output.Output()})
 		}

@@ -19,10 +19,11 @@ type pack struct {
 	name string // import path
 	dir  string // of its source
 	root string // of its module
-	// broken is why it cannot be built, in the compiler's words; empty: it was built.
-	broken string
-	binary string // the test binary; empty: it has no tests
-	tests  []string
+	// broken is what cannot be done with it, such as "build", and output what the
+	// go command or the binary said to that; empty: it was built.
+	broken, output string
+	binary         string // the test binary; empty: it has no tests
+	tests          []string
 }
 
 // place is where the package's folder is in the tree on its input disk: below a
@@ -46,9 +47,11 @@ type listed struct {
 }
 
 // list asks the go tool which packages the patterns mean.
-func list(ctx context.Context, patterns []string) ([]*pack, error) {
+func list(ctx context.Context, dir string, patterns []string) ([]*pack, error) {
 	args := append([]string{"list", "-e", "-json=ImportPath,Dir,Standard,Module,TestGoFiles,XTestGoFiles,Error", "--"}, patterns...)
-	out, err := output(exec.CommandContext(ctx, "go", args...))
+	c := exec.CommandContext(ctx, "go", args...)
+	c.Dir = dir
+	out, err := output(c)
 	if err != nil {
 		return nil, fmt.Errorf("go list: %w", err)
 	}
@@ -63,7 +66,7 @@ func list(ctx context.Context, patterns []string) ([]*pack, error) {
 		p := &pack{name: l.ImportPath, dir: l.Dir, root: l.Dir}
 		switch {
 		case l.Error != nil:
-			p.broken = l.Error.Err + "\n"
+			p.broken, p.output = "list", l.Error.Err+"\n"
 		case l.Module != nil && l.Module.Dir != "":
 			p.root = l.Module.Dir
 		case l.Standard:

@@ -97,9 +97,9 @@ func (p *progress) none(of *pack) {
 	fmt.Fprintf(p.w, "?   \t%s\t%s\n", of.name, what)
 }
 
-// broken is a package that cannot be built.
+// broken is a package that cannot be built or listed.
 func (p *progress) broken(of *pack) {
-	fmt.Fprintf(p.w, "# %s\n%s\nFAIL\t%s [build failed]\n", of.name, strings.TrimSuffix(of.broken, "\n"), of.name)
+	fmt.Fprintf(p.w, "# %s\n%s\nFAIL\t%s [%s failed]\n", of.name, strings.TrimSuffix(of.output, "\n"), of.name, of.broken)
 }
 
 // summary is the last lines: what is bad once more, the counts.

@@ -8,22 +8,23 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/bullpen-vm/bullpen/result"
 	"github.com/bullpen-vm/bullpen/result/gojson"
 	"github.com/bullpen-vm/bullpen/result/junit"
 )
 
-// write writes the reports and says where they are.
-func (s *session) write(w io.Writer) error {
-	if err := os.MkdirAll(s.out, 0o755); err != nil {
+// write writes the reports into the folder and says where they are.
+func write(w io.Writer, dir string, r *result.Report) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	xml := filepath.Join(s.out, "junit.xml")
-	lines := filepath.Join(s.out, "cases.jsonl")
-	events := filepath.Join(s.out, "test2json.jsonl")
+	xml := filepath.Join(dir, "junit.xml")
+	lines := filepath.Join(dir, "cases.jsonl")
+	events := filepath.Join(dir, "test2json.jsonl")
 	err := errors.Join(
-		junit.WriteFile(xml, s.report, &junit.Options{Name: "gotest", NoOutput: true}),
-		writeFile(lines, s.report.WriteJSONLines),
-		writeFile(events, func(w io.Writer) error { return gojson.Write(w, s.report, nil) }),
+		junit.WriteFile(xml, r, &junit.Options{Name: "gotest", NoOutput: true}),
+		writeFile(lines, r.WriteJSONLines),
+		writeFile(events, func(w io.Writer) error { return gojson.Write(w, r, nil) }),
 	)
 	if err == nil {
 		fmt.Fprintf(w, "JUnit: %s\nJSON lines: %s\nas of go test -json: %s\n", xml, lines, events)

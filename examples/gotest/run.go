@@ -34,14 +34,29 @@ type session struct {
 // 2 the environment failed or nothing was tested.
 func run(ctx context.Context, o options, w io.Writer) (code int, err error) {
 	begun := time.Now()
-	packs, err := list(ctx, o.patterns)
+	packs, err := list(ctx, o.dir, o.patterns)
 	if err != nil {
 		return 2, err
 	}
-	// The machines boot while the compiler works.
-	m, err := open(ctx, o)
+	dir, err := os.MkdirTemp("", "bullpen-gotest-")
 	if err != nil {
 		return 2, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	report, err := test(ctx, o, w, packs, func() error { return compile(ctx, dir, packs, o) })
+	if report == nil {
+		return 2, err
+	}
+	summary(w, report, o.machines, time.Since(begun))
+	return report.ExitCode(), errors.Join(err, write(w, o.out, report))
+}
+
+// test runs the packages' tests. build is called while the machines boot. There
+// may be a report beside an error: what was found out before it.
+func test(ctx context.Context, o options, w io.Writer, packs []*pack, build func() error) (report *result.Report, err error) {
+	m, err := open(ctx, o)
+	if err != nil {
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, m.driver.Close()) }()
 	machines, err := pool.New(pool.Config{
@@ -50,31 +65,18 @@ func run(ctx context.Context, o options, w io.Writer) (code int, err error) {
 		Templates: []pool.Template{{Name: "gotest", Spec: m.spec, Ready: o.machines}},
 	})
 	if err != nil {
-		return 2, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, machines.Close(context.WithoutCancel(ctx))) }()
-
-	dir, err := os.MkdirTemp("", "bullpen-gotest-")
-	if err != nil {
-		return 2, err
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := compile(ctx, dir, packs, o); err != nil {
-		return 2, err
+	if err := build(); err != nil {
+		return nil, err
 	}
 	s := &session{options: o, path: m.path, progress: newProgress(w, o.verbose), report: new(result.Report), shards: map[string]*shard{}, last: map[*pack]int{}}
-	if err := s.prepare(ctx, machines, packs); err != nil {
-		return 2, err
-	}
 	defer s.closeImages()
-	if err := s.loop(ctx); err != nil {
-		return 2, err
+	if err := s.prepare(ctx, machines, packs); err != nil {
+		return nil, err
 	}
-	summary(w, s.report, o.machines, time.Since(begun))
-	if err := s.write(w); err != nil {
-		return 2, err
-	}
-	return s.report.ExitCode(), nil
+	return s.report, s.loop(ctx)
 }
 
 // prepare packs the inputs and hands the shards to the scheduler.
@@ -96,8 +98,8 @@ func (s *session) prepare(ctx context.Context, machines *pool.Pool, packs []*pac
 		case p.broken != "":
 			s.progress.broken(p)
 			var out result.OutputWriter
-			_, _ = io.WriteString(&out, p.broken) // never fails
-			s.report.Add(result.Case{Suite: p.name, Name: wholePackage, Status: result.Failed, Message: "build failed", Output: out.Output()})
+			_, _ = io.WriteString(&out, p.output) // never fails
+			s.report.Add(result.Case{Suite: p.name, Name: wholePackage, Status: result.Failed, Message: p.broken + " failed", Output: out.Output()})
 		case len(p.tests) == 0:
 			s.progress.none(p)
 		}
@@ -169,16 +171,22 @@ func (s *session) add(shards ...*shard) error {
 		if tasks[i], err = h.task(s.options, s.path); err != nil {
 			return err
 		}
+	}
+	if err := s.schedule.Add(tasks...); err != nil {
+		return err
+	}
+	for _, h := range shards {
 		s.shards[h.id] = h
 		s.last[h.pack]++
 		s.progress.expect(h.pack, 1)
 	}
-	return s.schedule.Add(tasks...)
+	return nil
 }
 
 // loop takes the outcomes as they come. Tests that another one kept from
-// running are scheduled again, for which the run is held open.
-func (s *session) loop(ctx context.Context) error {
+// running are scheduled again, for which the run is held open. A history that
+// cannot be written is an error after all tests were run.
+func (s *session) loop(ctx context.Context) (err error) {
 	release := s.schedule.Hold()
 	defer release()
 	left := len(s.shards)
@@ -189,28 +197,39 @@ func (s *session) loop(ctx context.Context) error {
 		h := s.shards[o.Task]
 		cases, again := h.conclude(o)
 		if len(again) > 0 {
-			next := &shard{id: fmt.Sprintf("%s#%d", h.pack.name, s.last[h.pack]+1), pack: h.pack, tests: again, image: h.image}
-			if err := s.add(next); errors.Is(err, scheduler.ErrEnded) || ctx.Err() != nil {
-				// The run was ended meanwhile.
-				for _, v := range h.same(again, result.Aborted, "the run was aborted before it was run again", result.Output{}) {
-					cases = append(cases, result.Case{Suite: h.pack.name, Name: v.name, Status: v.status, Message: v.message})
-				}
-			} else if err != nil {
+			more, err := s.again(ctx, h, again)
+			if err != nil {
 				return err
-			} else {
+			}
+			if cases = append(cases, more...); more == nil {
 				left++
 			}
 		}
 		s.report.Add(cases...)
 		s.progress.ended(h.pack, cases, o.Result.Step(stepTest).Duration)
-		if err := s.remember(context.WithoutCancel(ctx), cases); err != nil {
-			return err
-		}
+		err = errors.Join(err, s.remember(context.WithoutCancel(ctx), cases))
 		if left--; left == 0 {
 			release()
 		}
 	}
-	return nil
+	return err
+}
+
+// again schedules tests once more, in a process of their own; where the run was
+// ended meanwhile it gives their cases instead.
+func (s *session) again(ctx context.Context, h *shard, tests []string) (cases []result.Case, err error) {
+	next := &shard{id: fmt.Sprintf("%s#%d", h.pack.name, s.last[h.pack]+1), pack: h.pack, tests: tests, image: h.image}
+	err = s.add(next)
+	if err == nil {
+		return nil, nil
+	}
+	if !errors.Is(err, scheduler.ErrEnded) && ctx.Err() == nil {
+		return nil, err
+	}
+	for _, name := range tests {
+		cases = append(cases, result.Case{Suite: h.pack.name, Name: name, Status: result.Aborted, Message: "the run was ended before it was run again"})
+	}
+	return cases, nil
 }
 
 // remember keeps the durations of top-level tests, which is what shards are made

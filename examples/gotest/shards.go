@@ -22,7 +22,7 @@ type shard struct {
 
 const (
 	// unseen is what a test is expected to take of which nothing is known.
-	unseen = 50 * time.Millisecond
+	unseen = 20 * time.Millisecond
 	// worth is what a shard takes at the least, for each costs a machine.
 	worth = 2 * time.Second
 	// mostNames bounds what -test.run gets, in bytes: a kernel takes 128 KiB in one
