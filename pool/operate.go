@@ -192,6 +192,14 @@ func prove(ctx context.Context, t *template, m vm.Machine) error {
 		if err := t.Probe(ctx, m); err != nil {
 			return fmt.Errorf("not ready: %w", err)
 		}
+		// A probe may take long and look at anything: it must still run.
+		i, err := m.Info(ctx)
+		if err != nil {
+			return fmt.Errorf("not ready: %w", err)
+		}
+		if i.State == vm.StateStopped || i.State == vm.StateCrashed {
+			return fmt.Errorf("not ready: it ended while it was probed (%v)", i.State)
+		}
 	}
 	return nil
 }
