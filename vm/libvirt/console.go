@@ -51,10 +51,9 @@ func trimConsole(path string, most int64) error {
 	if err != nil {
 		return err
 	}
-	err = f.Truncate(0)
-	if err == nil {
-		// In front of what QEMU has appended since, or over it.
-		_, err = f.WriteAt(keep, 0)
+	// In this order: a reader sees lines twice, but never an empty console.
+	if _, err = f.WriteAt(keep, 0); err == nil {
+		err = f.Truncate(int64(len(keep)))
 	}
 	return errors.Join(err, f.Close())
 }

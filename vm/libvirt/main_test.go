@@ -18,6 +18,7 @@ const nested = "BULLPEN_TEST_NESTED"
 // computer's first process is slow to reap them, libvirt waits a second more for
 // each.
 func TestMain(m *testing.M) {
+	roles()
 	if !real || os.Getenv(nested) != "" {
 		code := m.Run()
 		if cleanup(); code == 0 {

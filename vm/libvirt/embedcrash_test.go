@@ -1,0 +1,103 @@
+//go:build cgo && (libvirt || libvirt_dlopen)
+
+package libvirt
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// cleanerRole makes the test program the next harness of a root.
+const cleanerRole = "BULLPEN_TEST_CLEANER"
+
+// cleaner destroys what it finds, as the next harness's reconcile would.
+func cleaner() {
+	part := strings.Split(os.Getenv(cleanerRole), "\n")
+	ctx := context.Background()
+	d, err := Open(ctx, Config{URI: part[0], Root: part[1], ForceTCG: true})
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	all, err := d.List(ctx)
+	for _, i := range all {
+		m, oerr := d.Open(ctx, i.ID)
+		if oerr == nil {
+			oerr = m.Destroy(ctx)
+		}
+		if oerr != nil {
+			err = oerr
+		}
+	}
+	if left, lerr := d.List(ctx); err == nil && (lerr != nil || len(left) > 0) {
+		err = fmt.Errorf("%d are left, %w", len(left), lerr)
+	}
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		fmt.Println("failed:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// An embedded driver has no AUTODESTROY: its machines outlive a killed harness,
+// and the next one finds them.
+func TestSoakNothingIsLeftOfAKilledHarnessOnAnEmbeddedDriver(t *testing.T) {
+	g := testGuest(t)
+	dir, err := os.MkdirTemp("", "bpe")
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	uri, root := "qemu:///embed?root="+dir, filepath.Join(dir, "r")
+	for i, k := range moments(soak(t, 20)) {
+		killHarness(t, uri, root, g, k.word, k.after)
+		cmd := exec.Command("/proc/self/exe")
+		cmd.Env = append(os.Environ(), cleanerRole+"="+uri+"\n"+root)
+		text, err := cmd.CombinedOutput()
+		require.NoError(t, err, "round %d, %v after %q: %s", i, k.after, k.word, text)
+		require.Empty(t, processesWith(t, dir), "round %d", i)
+		leftFiles(t, root)
+	}
+}
+
+// leftFiles wants nothing but folders that are a driver's own.
+func leftFiles(t *testing.T, root string) {
+	t.Helper()
+	require.NoError(t, filepath.WalkDir(root, func(path string, e os.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			t.Errorf("%s is left", path)
+		}
+		return err
+	}))
+}
+
+// soak scales a full count by BULLPEN_SOAK; without it a few rounds are run.
+func soak(t *testing.T, full int) int {
+	t.Helper()
+	scale := 0.08
+	if s := os.Getenv("BULLPEN_SOAK"); s != "" {
+		var err error
+		scale, err = strconv.ParseFloat(s, 64)
+		require.NoError(t, err)
+	}
+	return max(4, int(float64(full)*scale))
+}
+
+// roles runs what this program was started for instead of tests.
+func roles() {
+	switch {
+	case os.Getenv(harnessRole) != "":
+		harness()
+	case os.Getenv(cleanerRole) != "":
+		cleaner()
+	}
+}
