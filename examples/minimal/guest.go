@@ -21,7 +21,7 @@ func testGuest(ctx context.Context) (initramfs.Guest, error) {
 	if err != nil {
 		return initramfs.Guest{}, err
 	}
-	dir := filepath.Join(os.TempDir(), "bullpen-minimal-guest")
+	dir := filepath.Join(home(), "guest")
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return initramfs.Guest{}, err
 	}

@@ -28,7 +28,7 @@ import (
 func main() {
 	local.Main() // a process that was started as a machine's agent runs it here
 	driver := flag.String("driver", "local", "what machines are made of: local or libvirt")
-	uri := flag.String("uri", "qemu:///embed?root=/tmp/bullpen-minimal-embed", "the hypervisor of -driver libvirt")
+	uri := flag.String("uri", "qemu:///embed?root="+filepath.Join(home(), "libvirt"), "the hypervisor of -driver libvirt")
 	broken := flag.Bool("break", false, "add a job that fails, one that hangs, and one that loses every machine")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -55,7 +55,7 @@ func run(ctx context.Context, driverName, uri string, broken bool) (int, error) 
 	}
 	defer machines.Close(context.WithoutCancel(ctx))
 
-	cache, err := diskio.NewCache(filepath.Join(os.TempDir(), "bullpen-minimal-cache"), nil)
+	cache, err := diskio.NewCache(filepath.Join(home(), "cache"), nil)
 	if err != nil {
 		return 2, err
 	}
@@ -76,10 +76,13 @@ func run(ctx context.Context, driverName, uri string, broken bool) (int, error) 
 	for outcome := range schedule.Run(ctx) {
 		report.Add(runner.Cases(outcome)...)
 	}
-	file := filepath.Join(os.TempDir(), "bullpen-minimal.xml")
+	file := filepath.Join(home(), "junit.xml")
 	fmt.Printf("%sJUnit: %s\n", &report, file)
 	return report.ExitCode(), junit.WriteFile(file, &report, nil)
 }
+
+// home is where the program keeps its files; several users may run it.
+func home() string { return filepath.Join(os.TempDir(), fmt.Sprintf("bullpen-minimal-%d", os.Getuid())) }
 
 // tasks are eight jobs, each with a file of its own and the same input disk.
 func tasks(words *diskio.Image, broken bool) (all []runner.Task) {

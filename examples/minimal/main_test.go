@@ -83,7 +83,7 @@ func TestEveryJobPassesAlthoughOneLosesItsMachine(t *testing.T) {
 	require.Equal(t, 0, wait(t, cmd), out.String())
 	assert.Equal(t, wantWhole(), statuses(out.String()), out.String())
 	assert.Contains(t, out.String(), "the machine was killed", "the table must say why there were two attempts")
-	file := filepath.Join(tmp, "bullpen-minimal.xml")
+	file := filepath.Join(tmp, fmt.Sprintf("bullpen-minimal-%d", os.Getuid()), "junit.xml")
 	assert.Contains(t, out.String(), file)
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
