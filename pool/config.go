@@ -74,8 +74,8 @@ type Host struct {
 	Labels map[string]string
 	// Properties are told to the guests; a template's go over them.
 	Properties map[string]string
-	// Keepalive is how often the host is looked at beside Config.Poll, when
-	// that is longer; zero: not.
+	// Keepalive is how often the host's ready machines are asked whether they
+	// are there; one that does not answer is replaced. Zero: they are not.
 	Keepalive time.Duration
 }
 

@@ -131,3 +131,6 @@ func snapshotOnce(ctx context.Context, m vm.Machine) error {
 	}
 	return nil
 }
+
+// noProof takes every machine for clean.
+func noProof(context.Context, vm.Machine) error { return nil }

@@ -35,6 +35,7 @@ type host struct {
 	doubts    int       // listings in a row with machines of this pool's name whose owner lives
 	sweeping  bool
 	nextSweep time.Time
+	nextAlive time.Time // when its ready machines are asked again
 	sightings reconcile.Sightings
 	missing   map[*unit]bool // ready machines that the last listing lacked
 

@@ -75,6 +75,15 @@ func (p *Pool) sweep(h *host) {
 	p.mu.Unlock()
 	found, err := p.reconcile(ctx, h, how)
 	p.mu.Lock()
+	alive := err == nil && h.Keepalive > 0 && !time.Now().Before(h.nextAlive)
+	if alive {
+		h.nextAlive = time.Now().Add(h.Keepalive)
+	}
+	p.mu.Unlock()
+	if alive {
+		p.keepAlive(ctx, h)
+	}
+	p.mu.Lock()
 	now := time.Now()
 	h.sweeping = false
 	if how == regular {
