@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/libvirt"
 	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
@@ -26,15 +27,22 @@ const (
 )
 
 // open is the only place that knows which driver it is.
-func open(_ context.Context, o options) (made, error) {
+func open(ctx context.Context, o options) (made, error) {
 	m := made{spec: vm.Spec{CPUs: 1, Memory: o.memory << 20, JobDisks: []int64{jobDisk}, Inputs: inputs}}
 	var err error
 	switch o.driver {
 	case "local":
 		m.path = withoutGo(os.Getenv("PATH"))
 		m.driver, err = local.Open(local.Config{})
+	case "libvirt":
+		guest, gerr := testGuest(ctx, filepath.Join(o.cache, "guest"))
+		if gerr != nil {
+			return m, gerr
+		}
+		m.spec.Kernel, m.spec.Initrd, m.spec.Cmdline = guest.Kernel, guest.Initrd, guest.Cmdline
+		m.driver, err = libvirt.Open(ctx, libvirt.Config{URI: o.uri})
 	default:
-		err = fmt.Errorf("-driver is %q, want local", o.driver)
+		err = fmt.Errorf("-driver is %q, want local or libvirt", o.driver)
 	}
 	return m, err
 }

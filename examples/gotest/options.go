@@ -15,6 +15,7 @@ import (
 // options are what the command line says.
 type options struct {
 	driver   string
+	uri      string
 	machines int
 	memory   int64 // MiB of a machine
 	patterns []string
@@ -43,7 +44,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		fmt.Fprintln(stderr, "usage: gotest [flags] packages")
 		f.PrintDefaults()
 	}
-	f.StringVar(&o.driver, "driver", "local", "what machines are made of: local")
+	f.StringVar(&o.driver, "driver", "local", "what machines are made of: local or libvirt")
+	f.StringVar(&o.uri, "uri", "qemu:///embed?root="+filepath.Join(os.TempDir(), "bullpen-gotest-embed"), "the hypervisor of -driver libvirt")
 	f.StringVar(&o.dir, "C", "", "folder that packages are looked for from, as of go; empty: the current one")
 	f.IntVar(&o.machines, "n", runtime.NumCPU(), "how many machines")
 	f.Int64Var(&o.memory, "memory", 1024, "memory of a machine in MiB")
