@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"modernc.org/sqlite"
@@ -93,4 +95,29 @@ func TestWhoIsStoppedWithTheGateIsNamedAndSucceeded(t *testing.T) {
 			require.Equal(t, end == syscall.SIGCONT, !left.Zero())
 		})
 	}
+}
+
+// The last one that closes a database has it locked for a moment, outside of the
+// gate: who opens it meanwhile waits.
+func TestStoresThatOpenAndCloseDoNotDisturbEachOther(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "leases.db")
+	var wg sync.WaitGroup
+	for n := range 6 {
+		wg.Go(func() {
+			for range 12 {
+				o, err := openFile(context.Background(), path, sqlstore.SQLite{})
+				if !assert.NoError(t, err) {
+					return
+				}
+				key := fmt.Sprint(n)
+				rec, err := o.Load(context.Background(), key)
+				assert.NoError(t, err)
+				_, err = o.Swap(context.Background(), rec, lease.Record{Key: key}, true)
+				assert.NoError(t, err)
+				assert.NoError(t, o.close())
+			}
+		})
+	}
+	wg.Wait()
 }

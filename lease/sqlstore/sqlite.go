@@ -62,7 +62,7 @@ func openSQLite(ctx context.Context, db *sql.DB, c SQLite, log *slog.Logger, w *
 			}
 		}
 	}()
-	if b.path, err = databasePath(ctx, db, c.Path); err != nil {
+	if b.path, err = b.databasePath(ctx, c.Path); err != nil {
 		return nil, err
 	}
 	mode := fs.FileMode(0o600)
@@ -94,12 +94,15 @@ func openSQLite(ctx context.Context, db *sql.DB, c SQLite, log *slog.Logger, w *
 	return b, nil
 }
 
-// databasePath asks the database for its file.
-func databasePath(ctx context.Context, db *sql.DB, want string) (string, error) {
-	var seq int
-	var name string
+// databasePath asks the database for its file. Another process may have it locked
+// at the moment: the last one that closes it does so.
+func (b *sqlite) databasePath(ctx context.Context, want string) (string, error) {
 	var file sql.NullString
-	err := db.QueryRowContext(ctx, "SELECT seq, name, file FROM pragma_database_list WHERE name = 'main'").Scan(&seq, &name, &file)
+	s, err := openSession(ctx, b.db, b.setupReader)
+	if err == nil {
+		err = s.QueryRowContext(ctx, "SELECT file FROM pragma_database_list WHERE name = 'main'").Scan(&file)
+		s.discard()
+	}
 	if err != nil {
 		if want != "" {
 			return "", fmt.Errorf("sqlstore: open %s: %w", want, damage(because(ctx, err)))
@@ -112,9 +115,9 @@ func databasePath(ctx context.Context, db *sql.DB, want string) (string, error) 
 	if want == "" {
 		return file.String, nil
 	}
-	a, errA := os.Stat(file.String)
-	b, errB := os.Stat(want)
-	if errA != nil || errB != nil || !os.SameFile(a, b) {
+	have, err1 := os.Stat(file.String)
+	same, err2 := os.Stat(want)
+	if err1 != nil || err2 != nil || !os.SameFile(have, same) {
 		return "", fmt.Errorf("sqlstore: SQLite.Path is %s, but the database is in %s", want, file.String)
 	}
 	return file.String, nil
