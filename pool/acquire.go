@@ -48,6 +48,10 @@ func (p *Pool) TryAcquire(ctx context.Context, want Want) (*Guest, error) {
 		return nil, err
 	}
 	now := time.Now()
+	if !p.charge(w) {
+		p.unlock()
+		return nil, &OpError{Op: "acquire", What: p.what(w), Why: "account " + want.Account, Err: fmt.Errorf("%w: %w", ErrBusy, ErrQuota)}
+	}
 	if p.q.Try(&w.q) {
 		p.grant(w, now)
 		p.plan(now)
@@ -57,6 +61,7 @@ func (p *Pool) TryAcquire(ctx context.Context, want Want) (*Guest, error) {
 			p.abandon(w, now)
 		}
 		why := p.whyLocked(w, now)
+		p.refund(w, now)
 		p.unlock()
 		return nil, &OpError{Op: "acquire", What: p.what(w), Why: why, Err: ErrBusy}
 	}
@@ -80,6 +85,10 @@ func (p *Pool) admit(ctx context.Context, w *wait, n int) error {
 		p.stats.refused++
 		return &OpError{Op: "acquire", What: describe(w.want, n), Err: fmt.Errorf("%w: %s", ErrImpossible, p.near(w.want, w.q.Demand, n))}
 	}
+	if most, ok := p.quota(w); ok && n > most {
+		p.stats.refused++
+		return &OpError{Op: "acquire", What: describe(w.want, n), Err: fmt.Errorf("%w: the quota of account %s is %d", ErrImpossible, w.want.Account, most)}
+	}
 	if len(w.want.Avoid) > 0 {
 		avoid := w.want.Avoid
 		w.q.Avoid = func(u *unit) bool { return slices.Contains(avoid, u.host.Name) || slices.Contains(avoid, u.name) }
@@ -96,7 +105,7 @@ func (p *Pool) acquire(ctx context.Context, w *wait, n int) error {
 	}
 	now := time.Now()
 	w.since = now
-	if p.q.Add(&w.q) {
+	if p.enter(w) {
 		p.grant(w, now)
 	}
 	if len(w.granted) > 0 {
@@ -158,6 +167,7 @@ func (p *Pool) await(ctx context.Context, w *wait) error {
 		p.abandon(w, now)
 	}
 	p.giveBack(w, now)
+	p.refund(w, now)
 	p.plan(now)
 	p.stats.refused++
 	p.note(Event{Kind: EventRefused, Template: w.want.Template, Job: w.want.Job, Took: now.Sub(w.since), Err: cause})
@@ -196,7 +206,7 @@ func (p *Pool) handOut(ctx context.Context, w *wait, now time.Time) bool {
 		w.handed = append(w.handed, newGuest(ctx, u, w, now))
 		p.noteUnit(EventGranted, u, "", now.Sub(w.since), nil)
 	}
-	w.granted = nil
+	w.granted, w.charged = nil, 0 // the guests are charged now
 	return true
 }
 

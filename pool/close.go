@@ -88,6 +88,13 @@ func (p *Pool) refuseAll() {
 		all = append(all, qw.Value)
 		return queue.Go
 	})
+	for _, a := range p.accounts {
+		for _, w := range a.short {
+			w.err = ErrClosed
+			w.over()
+		}
+		a.short = nil
+	}
 	for _, w := range all {
 		for len(w.q.Got) > 0 {
 			p.discard(w.q.Got[0].Value, "the pool closes")

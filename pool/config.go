@@ -36,6 +36,9 @@ type Config struct {
 	// Locks are named locks that templates may ask for, with how many
 	// machines may hold each at once, over all who share the lease store.
 	Locks map[string]int
+	// Quotas are how many machines the accounts of Want.Account may have at
+	// once; an account without one has no limit.
+	Quotas map[string]int
 	// Poll is how often each host is listed; zero: DefaultPoll.
 	Poll time.Duration
 	// Drain is how long Close waits for guests to be released before it takes
@@ -183,6 +186,8 @@ type Want struct {
 	Priority int
 	// Job is who asks, such as the test's name: others who wait are told.
 	Job string
+	// Account is whose quota the machine counts against; see Config.Quotas.
+	Account string
 	// Timeout bounds the wait beside the context; zero: the context alone.
 	Timeout time.Duration
 	// Avoid are names of hosts or machines that are taken only when no other

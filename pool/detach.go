@@ -72,6 +72,7 @@ func (g *Guest) Detach(ctx context.Context, owner string) (*Detached, error) {
 	}
 	at := time.Now()
 	u.guest = nil
+	p.credit(g.want.Account, g.charged(), at)
 	u.stopWatch()
 	p.stats.releases++
 	p.stats.held += at.Sub(u.since)

@@ -147,6 +147,7 @@ func (g *Guest) Release(_ context.Context, reason error) error {
 	if u.guest == g {
 		p.takeBack(u, reason, now)
 		u.guest = nil
+		p.credit(g.want.Account, g.charged(), now)
 	}
 	if u.lostErr != nil {
 		err = &OpError{Op: "release", What: g.name, Why: g.want.Job, Err: u.lostErr}

@@ -91,6 +91,7 @@ func (g *Guest) Hold(ctx context.Context, o HoldOptions) (How, error) {
 	}
 	now := time.Now()
 	u.guest = nil
+	p.credit(g.want.Account, g.charged(), now)
 	u.keptFor, u.keptUntil = o.Owner, now.Add(o.TTL)
 	p.kept++
 	p.stats.releases++

@@ -167,4 +167,5 @@ func (p *Pool) abandon(w *wait, now time.Time) {
 	for _, v := range p.q.Remove(&w.q) {
 		p.grant(v.Value, now)
 	}
+	p.refund(w, now)
 }

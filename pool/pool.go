@@ -47,7 +47,8 @@ type Pool struct {
 	stats    counters
 	kept     int
 	tickets  map[*Ticket]struct{}
-	left     []error // machines that Close could not destroy
+	accounts map[string]*account // those with quotas that use some
+	left     []error             // machines that Close could not destroy
 
 	avail, vacant []int // scratch of plan
 
@@ -65,17 +66,18 @@ func New(c Config) (*Pool, error) {
 		return nil, err
 	}
 	p := &Pool{
-		config:  c,
-		leases:  c.Leases,
-		byName:  make(map[string]*template),
-		kick:    make(chan struct{}, 1),
-		q:       queue.New[*unit, *wait](),
-		units:   make(map[*unit]struct{}),
-		live:    make(map[string]*unit),
-		tickets: make(map[*Ticket]struct{}),
-		empty:   make(chan struct{}),
-		done:    make(chan struct{}),
-		store:   health.Pause{Policy: health.Policy{First: time.Second, Most: 30 * time.Second}},
+		config:   c,
+		leases:   c.Leases,
+		byName:   make(map[string]*template),
+		kick:     make(chan struct{}, 1),
+		q:        queue.New[*unit, *wait](),
+		units:    make(map[*unit]struct{}),
+		live:     make(map[string]*unit),
+		tickets:  make(map[*Ticket]struct{}),
+		accounts: make(map[string]*account),
+		empty:    make(chan struct{}),
+		done:     make(chan struct{}),
+		store:    health.Pause{Policy: health.Policy{First: time.Second, Most: 30 * time.Second}},
 	}
 	p.watched = c.Trace != nil && c.Trace.Event != nil || c.Logger.Enabled(context.Background(), 8)
 	if p.leases == nil {

@@ -203,6 +203,7 @@ type wait struct {
 	unit1   [1]*unit // room for granted and handed of those who want one
 	guest1  [1]*Guest
 	err     error   // why it was refused
+	charged int     // machines counted against its account's quota, not handed out yet
 	ticket  *Ticket // of a Request
 }
 

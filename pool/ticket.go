@@ -50,7 +50,7 @@ func (p *Pool) Request(ctx context.Context, want Want) (*Ticket, error) {
 	t := &Ticket{id: uuid.NewString(), pool: p, wait: w, ctx: ctx}
 	w.ticket = t
 	p.tickets[t] = struct{}{}
-	if p.q.Add(&w.q) {
+	if p.enter(w) {
 		p.grant(w, now)
 	}
 	p.stats.waits++
@@ -172,7 +172,10 @@ func (p *Pool) endTicket(t *Ticket, cause error, now time.Time) {
 	if w.q.Queued() {
 		p.abandon(w, now)
 		w.over()
+	} else if p.outside(w) != "" {
+		w.over()
 	}
 	p.giveBack(w, now)
+	p.refund(w, now)
 	p.plan(now)
 }

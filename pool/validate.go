@@ -46,6 +46,12 @@ func (c Config) validate() (Config, error) {
 			return bad(fmt.Sprintf("Locks[%q]", name), n, "a name, and 1 or more holders")
 		}
 	}
+	for name, n := range c.Quotas {
+		if name == "" || n < 0 {
+			return bad(fmt.Sprintf("Quotas[%q]", name), n, "a name, and 0 or more machines")
+		}
+	}
+	c.Quotas = maps.Clone(c.Quotas)
 	c.Hosts = slices.Clone(c.Hosts)
 	names, ids := map[string]int{}, map[string]int{}
 	slots := 0

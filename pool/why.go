@@ -74,6 +74,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		}
 	}
 	var parts []string
+	if why := p.outside(w); why != "" {
+		parts = append(parts, why)
+	}
 	if len(held_) > 0 {
 		slices.SortFunc(held_, func(a, b holder) int {
 			if c := a.since.Compare(b.since); c != 0 {

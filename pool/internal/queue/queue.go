@@ -328,3 +328,11 @@ func (q *Queue[M, W]) Remove(w *Waiter[M, W]) (granted []*Waiter[M, W]) {
 	}
 	return granted
 }
+
+// Arrive gives w its place by arrival now, for an Add that comes later.
+func (q *Queue[M, W]) Arrive(w *Waiter[M, W]) {
+	if w.seq == 0 {
+		q.seq++
+		w.seq = q.seq
+	}
+}
