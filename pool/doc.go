@@ -27,6 +27,12 @@
 // under their slot's lease in the same store, or with the same pool name and
 // their owner seen dead on this machine. All else is never touched.
 //
+// Machines that others made (Template.Existing) are leased, checked and reverted
+// like made ones, and never made nor destroyed. Reload and Resize change a pool
+// while it runs: guests keep what they have, and what has no place any more is
+// handed out to nobody. Accounts may have quotas. A guest that is to stay is kept
+// for a person (Hold) or leaves the pool for good (Detach).
+//
 // # Inside
 //
 // All decisions are made under one mutex and do no I/O; each operation on a slot
