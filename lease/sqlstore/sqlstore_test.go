@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -269,4 +270,32 @@ func TestAMigrationRunsWhatIsMissingOnly(t *testing.T) {
 	_, err := s.plan(4)
 	require.ErrorIs(t, err, ErrNewer)
 	require.ErrorContains(t, err, "version 4, this program knows up to 3: update the program")
+}
+
+func TestWhoGivesUpInTheQueueChangesNothing(t *testing.T) {
+	store, err := openScript(t, tableSQLite(t), SQLite{})
+	require.NoError(t, err)
+	b := store.b.(*sqlite)
+	entered, leave := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = b.do(context.Background(), func(*batch) error { close(entered); <-leave; return nil })
+	}()
+	<-entered
+	ctx, cancel := context.WithCancel(t.Context())
+	swapped := make(chan error, 1)
+	go func() {
+		_, err := store.Swap(ctx, lease.Record{}, lease.Record{Key: "late"}, true)
+		swapped <- err
+	}()
+	for len(b.queue) == 0 {
+		runtime.Gosched()
+	}
+	cancel()
+	require.ErrorIs(t, <-swapped, context.Canceled)
+	close(leave)
+	_, err = store.Swap(t.Context(), lease.Record{}, lease.Record{Key: "next"}, true) // it is behind it
+	require.NoError(t, err)
+	rec, err := store.Load(t.Context(), "late")
+	require.NoError(t, err)
+	assert.Zero(t, rec)
 }
