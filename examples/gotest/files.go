@@ -28,38 +28,96 @@ func (p *pack) image(ctx context.Context, cache *diskio.Cache, o options) (*disk
 
 // tree is what goes onto the disk.
 func (p *pack) tree(module bool) (diskio.Tree, error) {
-	place, err := p.place()
-	if err != nil {
-		return diskio.Tree{}, err
+	g := gathering{
+		root: p.root, at: path.Join(treeFolder, filepath.Base(p.root)), files: map[string]bool{},
+		tree: diskio.Tree{Files: []diskio.File{{Path: p.program(), Mode: 0o755, Source: p.binary}}},
 	}
-	top := path.Join(treeFolder, filepath.Base(p.root))
-	t := diskio.Tree{Files: []diskio.File{{Path: p.program(), Mode: 0o755, Source: p.binary}}}
 	if module {
-		t.Roots = []diskio.Root{{Dir: p.root, At: top, Skip: []string{".git"}}}
-		return t, nil
+		g.tree.Roots = []diskio.Root{{Dir: p.root, At: g.at, Skip: []string{".git"}}}
+		return g.tree, nil
 	}
-	if err := addFolder(&t, p.dir, path.Join(treeFolder, place), false); err != nil {
-		return t, err
+	if err := g.folder(p.dir, false); err != nil {
+		return g.tree, err
 	}
 	// Packages share the testdata of folders above them.
-	for dir, at := p.dir, path.Join(treeFolder, place); dir != p.root; {
-		dir, at = filepath.Dir(dir), path.Dir(at)
+	for dir := p.dir; dir != p.root; {
+		dir = filepath.Dir(dir)
 		if data := filepath.Join(dir, "testdata"); isDir(data) {
-			t.Roots = append(t.Roots, diskio.Root{Dir: data, At: path.Join(at, "testdata")})
+			g.all(data)
 		}
 	}
-	if p.dir != p.root {
-		for _, name := range []string{"go.mod", "go.sum"} {
-			if file := filepath.Join(p.root, name); isFile(file) {
-				t.Files = append(t.Files, diskio.File{Path: path.Join(top, name), Source: file})
-			}
+	for _, name := range []string{"go.mod", "go.sum"} {
+		if err := g.named(filepath.Join(p.root, name)); err != nil {
+			return g.tree, err
 		}
 	}
-	return t, nil
+	paths, err := relativePaths(p.dir)
+	if err != nil {
+		return g.tree, err
+	}
+	for _, name := range paths {
+		if err := g.named(name); err != nil {
+			return g.tree, err
+		}
+	}
+	return g.tree, nil
 }
 
-// addFolder adds a folder's files and those folders in it that are no packages.
-func addFolder(t *diskio.Tree, dir, at string, below bool) error {
+// gathering collects files of a module, each once, at their places in it.
+type gathering struct {
+	root, at string // the module's, on the host and in the tree
+	tree     diskio.Tree
+	files    map[string]bool // by path on the host
+}
+
+// place gives a path's place in the tree; false: it is outside of the module, or
+// there already.
+func (g *gathering) place(name string) (string, bool) {
+	rel, err := filepath.Rel(g.root, name)
+	if err != nil || !filepath.IsLocal(rel) || g.files[name] {
+		return "", false
+	}
+	for _, r := range g.tree.Roots {
+		if name == r.Dir || strings.HasPrefix(name, r.Dir+string(filepath.Separator)) {
+			return "", false
+		}
+	}
+	return path.Join(g.at, filepath.ToSlash(rel)), true
+}
+
+// named adds what a path names, if it is there: a file or a folder.
+func (g *gathering) named(name string) error {
+	if rel, err := filepath.Rel(g.root, name); err != nil || !filepath.IsLocal(rel) {
+		return nil
+	}
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return nil // a string that looks like a path need not be one
+	case info.Mode().IsRegular():
+		g.file(name, info)
+	case info.IsDir():
+		return g.folder(name, false)
+	}
+	return nil
+}
+
+func (g *gathering) file(name string, info fs.FileInfo) {
+	if at, ok := g.place(name); ok {
+		g.files[name] = true
+		g.tree.Files = append(g.tree.Files, diskio.File{Path: at, Mode: info.Mode().Perm(), Source: name})
+	}
+}
+
+// all adds a folder with all that is in it.
+func (g *gathering) all(dir string) {
+	if at, ok := g.place(dir); ok {
+		g.tree.Roots = append(g.tree.Roots, diskio.Root{Dir: dir, At: at})
+	}
+}
+
+// folder adds a folder's files and those folders in it that are no packages.
+func (g *gathering) folder(dir string, below bool) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
@@ -68,21 +126,21 @@ func addFolder(t *diskio.Tree, dir, at string, below bool) error {
 		return nil
 	}
 	for _, e := range entries {
-		from, to := filepath.Join(dir, e.Name()), path.Join(at, e.Name())
-		info, err := os.Stat(from) // links are followed: what they point at may not be packed
+		name := filepath.Join(dir, e.Name())
+		info, err := os.Stat(name) // links are followed: what they point at may not be packed
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			continue // a link to nothing
 		case err != nil:
 			return err
 		case info.Mode().IsRegular():
-			t.Files = append(t.Files, diskio.File{Path: to, Mode: info.Mode().Perm(), Source: from})
+			g.file(name, info)
 		case !info.IsDir() || e.Type()&fs.ModeSymlink != 0 || e.Name() == ".git":
 			continue
 		case e.Name() == "testdata":
-			t.Roots = append(t.Roots, diskio.Root{Dir: from, At: to})
+			g.all(name)
 		default:
-			if err := addFolder(t, from, to, true); err != nil {
+			if err := g.folder(name, true); err != nil {
 				return err
 			}
 		}
@@ -98,9 +156,4 @@ func isPackage(entries []fs.DirEntry) bool {
 		}
 	}
 	return false
-}
-
-func isFile(name string) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.Mode().IsRegular()
 }

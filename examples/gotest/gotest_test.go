@@ -111,7 +111,7 @@ func TestHangs(t *testing.T) { fmt.Println("words before"); t.Run("deep", func(t
 func TestAfter(t *testing.T) {}`,
 		"files/a_test.go": header + `
 func TestFiles(t *testing.T) {
-	for name, want := range map[string]bool{"a_test.go": true, "testdata/x": true, "plain/y": true, "../testdata/z": true, "sub/sub.go": false, "../go.mod": true, "../good/a_test.go": false} {
+	for name, want := range map[string]bool{"a_test.go": true, "../../../../../etc/none": false, "testdata/x": true, "plain/y": true, "../testdata/z": true, "sub/sub.go": false, "../go.mod": true, "../none/none.go": true, "../none/none2.go": true, "../main/a_test" + ".go": false} {
 		if _, err := os.Stat(name); (err == nil) != want { t.Errorf("%s: %v", name, err) }
 	}
 	if err := os.WriteFile("testdata/new", nil, 0o644); err != nil { t.Error(err) }
@@ -119,6 +119,7 @@ func TestFiles(t *testing.T) {
 	wd, _ := os.Getwd()
 	if wd != os.Getenv("PWD") { t.Errorf("%s, %s", wd, os.Getenv("PWD")) }
 }
+const folder = "../none"
 func TestFilesOnce(t *testing.T) { if err := os.WriteFile(os.Getenv("HOME")+"/x", nil, 0o600); err != nil { t.Error(err) } }`,
 		"files/testdata/x": "x", "files/plain/y": "y", "testdata/z": "z", "files/sub/sub.go": "package sub\n",
 		"main/a_test.go": header + `
@@ -135,7 +136,7 @@ func TestOne(t *testing.T) {}`,
 func TestMain(m *testing.M) { if len(os.Args) > 3 { os.Exit(0) }; m.Run() }
 func TestOne(t *testing.T) {}`,
 		"broken/a_test.go": "package p\n\nfunc TestX(t *testing.T) {}\n",
-		"none/none.go":     "package none\n",
+		"none/none.go":     "package none\n", "none/none2.go": "package none\n",
 	})
 	o := command(t, "-C", dir, "-timeout", "3s", "./...")
 	code, printed, cases := runIt(t, o)
@@ -255,7 +256,7 @@ func TestAfter(t *testing.T) {}`})
 		defer close(ended)
 		code, err = run(ctx, o, &out)
 	}()
-	require.Eventually(t, func() bool { return isFile(mark) }, 2*time.Minute, 5*time.Millisecond)
+	require.Eventually(t, func() bool { _, err := os.Stat(mark); return err == nil }, 2*time.Minute, 5*time.Millisecond)
 	cancel()
 	<-ended
 	require.NoError(t, err, out.String())
