@@ -82,7 +82,9 @@ func run(ctx context.Context, driverName, uri string, broken bool) (int, error) 
 }
 
 // home is where the program keeps its files; several users may run it.
-func home() string { return filepath.Join(os.TempDir(), fmt.Sprintf("bullpen-minimal-%d", os.Getuid())) }
+func home() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("bullpen-minimal-%d", os.Getuid()))
+}
 
 // tasks are eight jobs, each with a file of its own and the same input disk.
 func tasks(words *diskio.Image, broken bool) (all []runner.Task) {
