@@ -19,7 +19,7 @@ func (t target) can() vm.Set {
 	case t.remote():
 		return always
 	}
-	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage
+	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork
 }
 
 // As answers for vm.As: what is declared depends on the hypervisor.
@@ -40,6 +40,8 @@ func (m *machine) As(target any) bool {
 		return give(can, vm.CanConsole, t, m)
 	case *vm.Messenger:
 		return give(can, vm.CanMessage, t, m)
+	case *vm.Saver:
+		return give(can, vm.CanSave, t, m)
 	case *vm.Machine:
 		*t = m
 		return true

@@ -199,6 +199,9 @@ func (d *Driver) fill(ctx context.Context, dir, place string, s vm.Spec, accel a
 			disk.Path = filepath.Join(place, diskFile(n))
 		}
 		desc.disks = append(desc.disks, disk)
+		if !disk.ReadOnly {
+			rec.Disks++
+		}
 	}
 	if s.Secret != "" {
 		if err := os.WriteFile(filepath.Join(dir, secretFile), []byte(s.Secret.Reveal()), 0o600); err != nil {

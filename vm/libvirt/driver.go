@@ -97,7 +97,12 @@ func (d *Driver) prepare(ctx context.Context) error {
 	}
 	d.base = filepath.Join(root, hex.EncodeToString(key[:6]))
 	d.log = d.conf.Logger
-	return os.MkdirAll(filepath.Join(d.base, socketFolder), 0o711)
+	for _, sub := range []string{socketFolder, parentFolder} {
+		if err := os.MkdirAll(filepath.Join(d.base, sub), 0o711); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // makeRoot makes the root or checks that it is ours, and gives its real path.

@@ -2,6 +2,7 @@ package libvirt
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -33,13 +34,12 @@ type fakeHost struct {
 	before func(op, name string) error
 	// after is asked after each: an error replaces the answer, the deed is done.
 	after  func(op, name string) error
-	flags  []string // of undefine
 	guests sync.WaitGroup
-	saved  map[string]*fakeDomain // files of Save
 }
 
 type fakeDomain struct {
 	xml       *libvirtxml.Domain
+	live      *libvirtxml.Domain // what it was restored as
 	name      string
 	record    string
 	state     int
@@ -54,7 +54,7 @@ const fakeCaps = `<capabilities><host><uuid>aabbccdd-0000-1111-2222-333344445555
 	`<guest><os_type>hvm</os_type><arch name='x86_64'><domain type='qemu'/>%s</arch></guest></capabilities>`
 
 func newFakeHost(dir string) *fakeHost {
-	return &fakeHost{caps: fmt.Sprintf(fakeCaps, ""), dir: dir, domains: map[string]*fakeDomain{}, conns: map[*fakeConn]bool{}, saved: map[string]*fakeDomain{}}
+	return &fakeHost{caps: fmt.Sprintf(fakeCaps, ""), dir: dir, domains: map[string]*fakeDomain{}, conns: map[*fakeConn]bool{}}
 }
 
 func lostError() error { return &callError{code: codeRPC, text: "client socket is closed", lost: true} }
@@ -115,7 +115,7 @@ func (h *fakeHost) stop(name string, reason int, told ...event) {
 		return
 	}
 	g := d.guest
-	d.guest, d.state, d.reason, d.die = nil, domShutoff, reason, nil
+	d.guest, d.live, d.state, d.reason, d.die = nil, nil, domShutoff, reason, nil
 	if d.transient {
 		delete(h.domains, name)
 	}
@@ -339,9 +339,63 @@ func (c *fakeConn) DeleteSnapshot(name, snapshot string) error {
 	})
 }
 
-func (c *fakeConn) Save(name, file string) error { return errors.ErrUnsupported }
+// Save writes a head as libvirt does, and no state: the guest's is what its
+// command line says.
+func (c *fakeConn) Save(name, file string) error {
+	err := c.call("save", name, func(d *fakeDomain) error {
+		live := d.xml
+		if d.live != nil {
+			live = d.live
+		}
+		text, err := live.Marshal()
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(file, savedState([]byte(text), []byte("<cookie/>")), 0o600)
+	})
+	if err == nil {
+		c.h.stop(name, offSaved)
+	}
+	return err
+}
 
-func (c *fakeConn) Restore(file, text string) error { return errors.ErrUnsupported }
+// savedState is the head of a file of libvirt's, with room for more.
+func savedState(text, cookie []byte) []byte {
+	b := make([]byte, saveHead+16384)
+	copy(b, saveMagic)
+	binary.LittleEndian.PutUint32(b[16:], saveVersion)
+	binary.LittleEndian.PutUint32(b[20:], 16384)
+	binary.LittleEndian.PutUint32(b[24:], 1)
+	copy(b[saveHead:], text)
+	if cookie != nil {
+		binary.LittleEndian.PutUint32(b[32:], uint32(len(text)+1))
+		copy(b[saveHead+len(text)+1:], cookie)
+	}
+	return b
+}
+
+func (c *fakeConn) Restore(file, _ string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return &callError{code: codeSystem, text: err.Error()}
+	}
+	defer f.Close()
+	head, err := readSave(f)
+	if err != nil {
+		return &callError{code: codeFailed, text: err.Error()}
+	}
+	var x libvirtxml.Domain
+	if err := x.Unmarshal(string(head.xml)); err != nil {
+		return &callError{code: 27, text: err.Error()}
+	}
+	return c.call("restore", x.Name, func(d *fakeDomain) error {
+		if d.xml.UUID != x.UUID || string(head.cookie) != "<cookie/>" {
+			return &callError{code: codeConfigSupport, text: "target domain uuid does not match source"}
+		}
+		d.live = &x
+		return c.boot(d, false)
+	})
+}
 
 // Close ends what was to end with this connection.
 func (c *fakeConn) Close() error {
@@ -398,7 +452,11 @@ func (g *gate) pass() {
 
 // startGuest runs a guest for a domain; under the host's lock.
 func (h *fakeHost) startGuest(d *fakeDomain) (*fakeGuest, error) {
-	path := d.xml.Devices.Channels[0].Source.UNIX.Path
+	x := d.xml
+	if d.live != nil {
+		x = d.live
+	}
+	path := x.Devices.Channels[0].Source.UNIX.Path
 	_ = os.Remove(path)
 	l, err := net.Listen("unix", path)
 	if err != nil {
@@ -409,13 +467,13 @@ func (h *fakeHost) startGuest(d *fakeDomain) (*fakeGuest, error) {
 		return nil, err
 	}
 	said := map[string]string{}
-	for _, w := range strings.Fields(d.xml.OS.Cmdline) {
+	for _, w := range strings.Fields(x.OS.Cmdline) {
 		if k, v, ok := strings.Cut(strings.TrimPrefix(w, "bullpen."), "="); ok {
 			said[k] = v
 		}
 	}
 	files := map[string]string{}
-	for _, disk := range d.xml.Devices.Disks {
+	for _, disk := range x.Devices.Disks {
 		files[disk.Serial] = disk.Source.File.File
 	}
 	ctx, cancel := context.WithCancel(context.Background())

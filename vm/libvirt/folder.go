@@ -96,6 +96,9 @@ func (d *Driver) removeLeftovers(ctx context.Context) error {
 			d.log.Warn("a leftover cannot be removed", "path", path, "err", err)
 		}
 	}
+	if err := removeHalves(filepath.Join(d.base, parentFolder)); err != nil {
+		d.log.Warn("a leftover parent cannot be removed", "err", err)
+	}
 	for _, e := range sockets {
 		if !wanted[e.Name()] {
 			if err := removeAll(filepath.Join(d.base, socketFolder, e.Name())); err != nil {
@@ -104,6 +107,25 @@ func (d *Driver) removeLeftovers(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// removeHalves removes what is half made or half removed in a folder.
+func removeHalves(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), deadPrefix):
+			errs = append(errs, os.RemoveAll(path))
+		case strings.HasPrefix(e.Name(), newPrefix):
+			errs = append(errs, removeUnlocked(path, nil))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // orphaned reports whether a machine's folder has no domain. A domain of that

@@ -44,9 +44,7 @@ type specRecord struct {
 	Socket      string            `json:"socket"`  // absolute
 	Properties  map[string]string `json:"properties,omitempty"`
 	OnExit      vm.OnExit         `json:"on_exit"`
-	// Saved is the incarnation that the guest's memory knows, of a machine made
-	// from a parent.
-	Saved string `json:"saved,omitempty"`
+	Disks       int               `json:"disks,omitempty"` // beside job disks and inputs, that may be written
 }
 
 const specVersion = 1
@@ -56,6 +54,10 @@ type runRecord struct {
 	Boot    string    `json:"boot"` // of this start
 	Started time.Time `json:"started"`
 	Harness int       `json:"harness"` // process id, for people
+	// Saved is the incarnation that the guest's memory knows when it is a
+	// parent's, and Secret what it says then.
+	Saved  string `json:"saved,omitempty"`
+	Secret string `json:"secret,omitempty"`
 }
 
 // endRecord is how a run ended: libvirt forgets it when its daemon ends.

@@ -41,7 +41,7 @@ func (r *run) attach(ctx context.Context) error {
 	d := r.m.d
 	if d.target.guests() {
 		var err error
-		if r.channel, r.lock, err = r.m.connect(ctx, r.spec); err != nil {
+		if r.channel, r.lock, err = r.m.connect(ctx, r.spec, r.rec); err != nil {
 			return err
 		}
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"syscall"
@@ -20,7 +19,7 @@ import (
 func (m *machine) Start(ctx context.Context) error {
 	late := func(struct{}) { m.undo("it was started too late") }
 	_, err := do(ctx, m.d, vm.OpStart, m.id, late, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, m.start(ctx, vm.OpStart, func(c conn, die bool) error { return c.Start(string(m.id), die) })
+		return struct{}{}, m.start(ctx, vm.OpStart, nil, func(c conn, die bool) error { return c.Start(string(m.id), die) })
 	})
 	return err
 }
@@ -34,8 +33,9 @@ func (m *machine) undo(why string) {
 	}
 }
 
-// start makes the machine run, by boot, under its lock.
-func (m *machine) start(ctx context.Context, op string, boot func(c conn, die bool) error) (err error) {
+// start makes the machine run, by boot, under its lock. Its guest's memory is
+// that of the parent, if there is one.
+func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot func(c conn, die bool) error) (err error) {
 	spec, unlock, err := m.operate(ctx, op, false)
 	if err != nil {
 		return err
@@ -72,6 +72,9 @@ func (m *machine) start(ctx context.Context, op string, boot func(c conn, die bo
 		return err
 	}
 	now := runRecord{Boot: rand.Text(), Started: time.Now().UTC(), Harness: os.Getpid()}
+	if p != nil {
+		now.Saved, now.Secret = p.Spec.Incarnation, p.Secret
+	}
 	if err := full(writeRecord(m.path(runFile), now)); err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ const connectWait = 10 * time.Second
 
 // connect opens the host's end of a machine's channel. QEMU takes one at a time;
 // a second one would wait, unheard, so they are kept apart by a lock.
-func (m *machine) connect(ctx context.Context, spec specRecord) (*vm.Channel, *flock, error) {
+func (m *machine) connect(ctx context.Context, spec specRecord, last runRecord) (*vm.Channel, *flock, error) {
 	lock, err := tryFlock(m.path(channelLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	if errors.Is(err, errLocked) {
 		return nil, nil, fmt.Errorf("%s has its only channel: %w", readNote(m.path(channelLock)), errors.ErrUnsupported)
@@ -163,8 +166,8 @@ func (m *machine) connect(ctx context.Context, spec specRecord) (*vm.Channel, *f
 	if err := lock.note("the driver"); err != nil {
 		return fail(err)
 	}
-	secret, err := os.ReadFile(m.path(secretFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	said, secret, err := m.spoken(spec, last)
+	if err != nil {
 		return fail(err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
@@ -181,7 +184,7 @@ func (m *machine) connect(ctx context.Context, spec specRecord) (*vm.Channel, *f
 	}
 	return vm.NewChannel(c, vm.ChannelConfig{
 		Driver: m.d.hostID, Machine: m.id, HostName: string(m.id), MachineID: machineID(spec.Incarnation),
-		Incarnation: spec.Incarnation, SavedIncarnation: spec.Saved, Secret: vm.Secret(secret), Properties: spec.Properties,
+		Incarnation: spec.Incarnation, SavedIncarnation: said, Secret: vm.Secret(secret), Properties: spec.Properties,
 		Keepalive: m.d.conf.Keepalive, Logger: m.d.conf.Logger,
 	}), lock, nil
 }

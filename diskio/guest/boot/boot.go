@@ -76,7 +76,7 @@ func Run(ctx context.Context, c Config) error {
 }
 
 func serve(ctx context.Context, c Config) error {
-	if err := errors.Join(mountAll(), setPath()); err != nil {
+	if err := errors.Join(mountAll(), setPath(), raiseLoopback()); err != nil {
 		return err
 	}
 	if err := loadModules(c.Modules); err != nil {

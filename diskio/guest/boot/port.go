@@ -51,11 +51,14 @@ func pause(ctx context.Context) error {
 
 // port is the guest's end of the channel. Reads of a port that no host is
 // connected to answer end of file at once, so they are tried again until there
-// is one: a port has no end but the machine's.
+// is one. Once a host was heard, an end of file means that it has left: the
+// channel has ended, and is opened again for the next host, such as that of a
+// machine made from this one's saved state.
 type port struct {
-	f    *os.File
-	once sync.Once
-	done chan struct{}
+	f     *os.File
+	heard bool // used by Read alone
+	once  sync.Once
+	done  chan struct{}
 }
 
 func openPort(ctx context.Context, path string) (*port, error) {
@@ -76,7 +79,11 @@ func (p *port) Read(b []byte) (int, error) {
 	defer t.Stop()
 	for {
 		n, err := p.f.Read(b)
-		if n > 0 || err != nil && !errors.Is(err, io.EOF) {
+		if n > 0 || err != nil && !errors.Is(err, io.EOF) || p.heard {
+			p.heard = true
+			if n == 0 && err == nil {
+				err = io.EOF
+			}
 			return n, err
 		}
 		t.Reset(poll)
