@@ -13,11 +13,11 @@ import (
 )
 
 func leaseBars() []bar {
-	return []bar{
+	return append([]bar{
 		{pkg: "lease", name: "grant and release, to puddle", most: 2, stretch: 1, measure: leaseGrant},
 		{pkg: "lease", name: "bytes of each of 100k leases", most: 300, stretch: 150, unit: " B", measure: leaseBytes},
 		{pkg: "lease", name: "Check, ns", most: 50, stretch: 20, unit: " ns", measure: leaseCheck},
-	}
+	}, durableLeaseBars()...)
 }
 
 // manager opens a Manager on a store in memory; end closes it and removes its

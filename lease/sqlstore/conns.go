@@ -27,6 +27,15 @@ func (s *session) prepared(ctx context.Context, text string) (*sql.Stmt, error) 
 	return stmt, nil
 }
 
+// run executes a statement that is used again and again.
+func (s *session) run(ctx context.Context, text string) error {
+	stmt, err := s.prepared(ctx, text)
+	if err == nil {
+		_, err = stmt.ExecContext(ctx)
+	}
+	return err
+}
+
 // discard closes the connection itself, not only this use of it: settings and
 // open transactions go with it.
 func (s *session) discard() {

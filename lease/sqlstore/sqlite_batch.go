@@ -51,7 +51,7 @@ type batch struct {
 // begin opens a transaction for writing, and refuses a database that knows less
 // than it did.
 func (b *sqlite) begin(ctx context.Context) (*batch, error) {
-	if _, err := b.conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	if err := b.conn.run(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, err
 	}
 	x := &batch{ctx: ctx, b: b}
@@ -112,14 +112,13 @@ func (x *batch) readMeta() error {
 // end commits, where there is something to.
 func (x *batch) end() error {
 	if !x.changed {
-		_, err := x.b.conn.ExecContext(x.ctx, "ROLLBACK")
-		return err
+		return x.b.conn.run(x.ctx, "ROLLBACK")
 	}
 	x.meta.commits++
 	if err := x.writeMeta(); err != nil {
 		return err
 	}
-	if _, err := x.b.conn.ExecContext(x.ctx, "COMMIT"); err != nil {
+	if err := x.b.conn.run(x.ctx, "COMMIT"); err != nil {
 		return err
 	}
 	if err := x.b.gate.note(reached{x.meta.id, x.meta.commits}); err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"runtime"
-	"time"
 
 	"github.com/bullpen-vm/bullpen/lease"
 )
@@ -21,8 +20,6 @@ type op struct {
 const (
 	mostBatch = 512 // operations in one transaction
 	gathering = 3   // how often others get the chance to join a transaction
-	// commitPatience bounds a transaction, which waits for nobody but the disk.
-	commitPatience = time.Minute
 )
 
 // do has the committer run apply within a transaction, and returns when that is
@@ -127,8 +124,9 @@ func (b *sqlite) transaction(ops []*op, errs []error) error {
 	if err != nil {
 		return b.told("write", err)
 	}
-	ctx, cancel := context.WithTimeoutCause(context.Background(), commitPatience, fmt.Errorf("the transaction took longer than %v", commitPatience))
-	defer cancel()
+	// Without a limit: a transaction waits for nobody but the disk, those who wait
+	// for it have limits of their own, and drivers watch each statement's context.
+	ctx := context.Background()
 	err = b.locked(ctx, ops, errs)
 	if err != nil {
 		b.drop()
