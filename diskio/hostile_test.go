@@ -2,7 +2,6 @@ package diskio
 
 import (
 	"bytes"
-	"cmp"
 	"compress/gzip"
 	"context"
 	"encoding/binary"
@@ -15,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -23,6 +21,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 // thinImage holds an image without its zeros, so that many can be in memory.
@@ -98,14 +98,6 @@ func (p *patchedImage) ReadAt(b []byte, off int64) (int, error) {
 		}
 	}
 	return n, nil
-}
-
-// soak is how many times longer than usual a test runs.
-func soak(t testing.TB) int {
-	t.Helper()
-	factor, err := strconv.Atoi(cmp.Or(os.Getenv("BULLPEN_SOAK"), "1"))
-	require.NoError(t, err, "BULLPEN_SOAK")
-	return max(1, factor)
 }
 
 // decodePatches makes patches of random bytes: eight for each, of which four
@@ -251,7 +243,7 @@ func (l linkInfo) Sys() any    { return nil }
 
 func TestDamagedImagesNeverCrashOrHoldUpTheReader(t *testing.T) {
 	t.Parallel()
-	rounds := 50 * soak(t)
+	rounds := need.Soak(t, 50, 5000)
 	for _, base := range hostileBases(t) {
 		t.Run(base.name, func(t *testing.T) {
 			t.Parallel()
@@ -312,7 +304,7 @@ func TestAnyByteOfTheStructuresMayBeWrongAndNothingWrongIsRead(t *testing.T) {
 			content[number] = true
 		}
 	}
-	step := max(1, 5-soak(t)) // with more soaking every byte
+	step := max(1, 5-need.Soak(t, 1, 4)) // with full counts every byte
 	wrong, refused := 0, 0
 	for _, number := range base.used {
 		if content[number] {

@@ -122,7 +122,7 @@ func TestCloseIsBoundedByItsContextAndCleansUpWithOneThatHasEnded(t *testing.T) 
 }
 
 func TestCloseInTheMiddleOfEverythingLeavesNothing(t *testing.T) {
-	for range 40 * soak() {
+	for range 40 * soak(t) {
 		mem := NewMemStore()
 		var store Store = batching{newFaulty(mem)}
 		m := newManager(t, store)

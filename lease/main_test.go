@@ -2,10 +2,11 @@ package lease
 
 import (
 	"os"
-	"strconv"
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 func TestMain(m *testing.M) {
@@ -15,11 +16,5 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// soak multiplies how long the long tests are: BULLPEN_SOAK, 1 without it.
-func soak() int {
-	n, err := strconv.Atoi(os.Getenv("BULLPEN_SOAK"))
-	if err != nil || n < 1 {
-		return 1
-	}
-	return n
-}
+// soak multiplies how long the long tests are.
+func soak(t testing.TB) int { return need.Soak(t, 1, 20) }

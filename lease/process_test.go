@@ -250,7 +250,7 @@ func TestHoldersThatAreKilledAreSucceededAtOnce(t *testing.T) {
 	s, start := serve(t, "a,b", time.Hour, dir)
 	children := []*exec.Cmd{start(), start(), start()}
 	killed := make(map[int]bool)
-	for range 10 * soak() {
+	for range 10 * soak(t) {
 		s.mu.Lock()
 		clear(s.runs)
 		s.mu.Unlock()
@@ -296,7 +296,7 @@ func TestAHolderThatIsStoppedBeyondItsTTLDoesNothingMoreWhenItGoesOn(t *testing.
 	s, start := serve(t, "a", ttl, "")
 	children := []*exec.Cmd{start(), start(), start()}
 	stops := make(map[int]int)
-	for range 2 * soak() {
+	for range 2 * soak(t) {
 		s.mu.Lock()
 		clear(s.runs)
 		s.mu.Unlock()

@@ -278,7 +278,7 @@ func TestWallTimesInRecordsDecideNothing(t *testing.T) {
 }
 
 func TestAllLeasesOfAThousandDeadHoldersAreGrantableWithinASecondOfTheirEnd(t *testing.T) {
-	n := 1000 * soak()
+	n := 1000 * soak(t)
 	synctest.Test(t, func(t *testing.T) {
 		mem := NewMemStore()
 		ctx := t.Context()

@@ -70,7 +70,7 @@ func TestTenThousandWaitersDoNotPoll(t *testing.T) {
 }
 
 func TestAWaitThatIsCancelledAtTheInstantOfTheGrantLosesNothing(t *testing.T) {
-	for range 30 * soak() {
+	for range 30 * soak(t) {
 		synctest.Test(t, func(t *testing.T) {
 			mem := NewMemStore()
 			var store Store = mem
@@ -128,7 +128,7 @@ func TestAWaiterThatLeavesAsItIsWokenPassesTheTurnOn(t *testing.T) {
 			runtime.Gosched()
 		}
 	}
-	for range 1000 * soak() {
+	for range 1000 * soak(t) {
 		l, err := m.Acquire(t.Context(), "k", nil)
 		require.NoError(t, err)
 		limit, stop := context.WithTimeout(t.Context(), time.Minute)

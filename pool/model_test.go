@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +15,8 @@ import (
 	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/fake"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 // program is a random history, drawn outside the bubble and run inside.
@@ -72,13 +72,9 @@ func TestRandomProgramsKeepTheRules(t *testing.T) {
 	})
 }
 
-// TestSoak runs more and longer programs; BULLPEN_SOAK is how many times more.
+// TestSoak runs more and longer programs, where BULLPEN_SOAK is set.
 func TestSoak(t *testing.T) {
-	times, _ := strconv.Atoi(os.Getenv("BULLPEN_SOAK"))
-	if times == 0 {
-		t.Skip("long: set BULLPEN_SOAK=1 or more")
-	}
-	for i := range 20 * times {
+	for i := range need.Soak(t, 2, 200) {
 		r := rand.New(rand.NewPCG(uint64(i), 1))
 		p := program{slots: [2]int{1 + r.IntN(4), 1 + r.IntN(3)}, pools: 1 + r.IntN(2), seed: r.Uint64(), chance: []float64{0, 0.02, 0.1}[r.IntN(3)]}
 		for range 1000 {

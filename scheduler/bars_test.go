@@ -14,6 +14,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 const seeds = 15
@@ -255,9 +257,7 @@ func TestBarsOfGraphs(t *testing.T) {
 	if testing.Short() {
 		perturbed = 1
 	}
-	if os.Getenv("BULLPEN_SOAK") != "" {
-		perturbed = 60 // as the bar says
-	}
+	perturbed = need.Soak(t, perturbed, 60) // 60 is what the bar says
 	var window, list, unit []float64
 	under := 0
 	for name, tasks := range graphs(t) {

@@ -4,7 +4,6 @@ import (
 	"container/heap"
 	"fmt"
 	"math"
-	"os"
 	"runtime"
 	"strconv"
 	"testing"
@@ -12,16 +11,15 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 func million(t testing.TB) int {
-	if os.Getenv("BULLPEN_SOAK") != "" {
-		return 1_000_000
-	}
 	if testing.Short() {
 		return 20_000
 	}
-	return 100_000
+	return max(20_000, need.Soak(t, 100_000, 1_000_000))
 }
 
 func TestAHugeChainAndStarAreScheduledWithoutRecursionOrScans(t *testing.T) {

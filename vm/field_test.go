@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +12,8 @@ import (
 
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/fake"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 // Failures that other systems shipped, as far as this package can have them.
@@ -92,10 +92,7 @@ func TestGuestThatFloodsItsChannelDoesNotStopTheJob(t *testing.T) {
 
 func TestNoMachineIsLeftByRenewalsThatFailAnywhere(t *testing.T) {
 	t.Parallel()
-	seeds := 300
-	if n, err := strconv.Atoi(os.Getenv("BULLPEN_SOAK")); err == nil && n > 0 {
-		seeds *= n
-	}
+	seeds := need.Soak(t, 300, 10_000)
 	if testing.Short() {
 		seeds = 50
 	}

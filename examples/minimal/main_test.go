@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +19,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bullpen-vm/bullpen/internal/need"
 	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
@@ -140,7 +140,7 @@ func TestSoakNothingIsLeftAfterAKillAtARandomMoment(t *testing.T) {
 	cmd, out := start(t, tmp)
 	require.Equal(t, 0, wait(t, cmd), out.String())
 	whole := time.Since(begun)
-	rounds := soak(t, 200)
+	rounds := need.Soak(t, 3, 200)
 	for i := range rounds {
 		moment := rand.N(whole * 11 / 10)
 		cmd, _ := start(t, tmp)
@@ -153,19 +153,6 @@ func TestSoakNothingIsLeftAfterAKillAtARandomMoment(t *testing.T) {
 		require.True(t, nothingLeft(t, tmp), "round %d, killed after %v", i, moment)
 	}
 	t.Logf("%d kills within %v of the start", rounds, whole*11/10)
-}
-
-// soak scales a full count by BULLPEN_SOAK, which is 1 in .ci/soak; without it
-// a few rounds are run.
-func soak(t *testing.T, full int) int {
-	t.Helper()
-	scale := 0.015
-	if s := os.Getenv("BULLPEN_SOAK"); s != "" {
-		var err error
-		scale, err = strconv.ParseFloat(s, 64)
-		require.NoError(t, err, "BULLPEN_SOAK is %q, want a number", s)
-	}
-	return max(1, int(float64(full)*scale))
 }
 
 // machines lists the machines' folders of a run's driver.

@@ -16,6 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/vm"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 // runHarness is a harness for being killed: machines come and go, and have
@@ -61,15 +63,6 @@ func live(ctx context.Context, d *Driver, name string) error {
 	return m.Destroy(ctx)
 }
 
-// soak multiplies the rounds of the loops that are run for longer elsewhere.
-func soak() int {
-	n, err := strconv.Atoi(os.Getenv("BULLPEN_SOAK"))
-	if err != nil || n < 1 {
-		return 1
-	}
-	return n
-}
-
 // A harness is killed at a random moment, sometimes together with a keeper.
 // The next one on the same root finds what is left, destroys it, and then there
 // is nothing: no process, no folder.
@@ -82,7 +75,7 @@ func TestNothingIsLeftOfAHarnessThatWasKilled(t *testing.T) {
 	random := rand.New(rand.NewPCG(seed, 0))
 	t.Log("seed", seed)
 	root := t.TempDir()
-	for range 8 * soak() {
+	for range need.Soak(t, 8, 200) {
 		c := exec.Command("/proc/self/exe")
 		c.Env = append(os.Environ(), testRole+"=harness", "ROOT="+root)
 		c.Stderr = os.Stderr
