@@ -45,6 +45,10 @@ type Config struct {
 	// Accounts are how many batches of an account run at once, by Task.Account;
 	// an account without an entry has no limit.
 	Accounts map[string]int
+	// Executors are how many batches run at once of the tasks whose
+	// ExecutorLabel names an executor; see Registry.Limits. One without an
+	// entry has no limit.
+	Executors map[string]int
 
 	// Estimate gives what is known of a task that has no Task.Estimate; nil:
 	// nothing. It is asked in Add and must be safe for the callers of Add.
@@ -124,6 +128,11 @@ func (c Config) filled() (Config, error) {
 	for name, n := range c.Accounts {
 		if n < 1 {
 			return c, wrong(fmt.Sprintf("Accounts[%q]", name), n, "1 or more")
+		}
+	}
+	for name, n := range c.Executors {
+		if n < 1 {
+			return c, wrong(fmt.Sprintf("Executors[%q]", name), n, "1 or more")
 		}
 	}
 	switch c.Order {

@@ -98,6 +98,8 @@ func (m *machine) explainReady(t int32, since time.Duration) string {
 		if acc.used >= acc.limit {
 			if acc.name == serialAccount {
 				why = append(why, "it is serial and another serial task runs")
+			} else if name, is := strings.CutPrefix(acc.name, executorAccount); is {
+				why = append(why, fmt.Sprintf("executor %s is at its limit of %d", name, acc.limit))
 			} else {
 				why = append(why, fmt.Sprintf("account %s is at its limit of %d", acc.name, acc.limit))
 			}

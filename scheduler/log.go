@@ -38,6 +38,7 @@ type logHead struct {
 	Grace       time.Duration  `json:"grace"`
 	GraceMargin time.Duration  `json:"graceMargin"`
 	Idle        time.Duration  `json:"idle"`
+	Executors   map[string]int `json:"executors,omitempty"`
 }
 
 type logEntry struct {
@@ -47,14 +48,14 @@ type logEntry struct {
 
 func (c Config) head() logHead {
 	return logHead{c.Workers, c.Accounts, c.Order, c.Seed, c.Switch, c.Whole, c.Keys, c.Attempts, c.Retries,
-		c.PoisonAfter, c.Respawns, c.Backoff, c.MostBackoff, c.MostFailures, c.Grace, c.GraceMargin, c.Idle}
+		c.PoisonAfter, c.Respawns, c.Backoff, c.MostBackoff, c.MostFailures, c.Grace, c.GraceMargin, c.Idle, c.Executors}
 }
 
 func (h logHead) config() Config {
 	return Config{Workers: h.Workers, Accounts: h.Accounts, Order: h.Order, Seed: h.Seed, Switch: h.Switch,
 		Whole: h.Whole, Keys: h.Keys, Attempts: h.Attempts, Retries: h.Retries, PoisonAfter: h.PoisonAfter,
 		Respawns: h.Respawns, Backoff: h.Backoff, MostBackoff: h.MostBackoff, MostFailures: h.Failures,
-		Grace: h.Grace, GraceMargin: h.GraceMargin, Idle: h.Idle}
+		Grace: h.Grace, GraceMargin: h.GraceMargin, Idle: h.Idle, Executors: h.Executors}
 }
 
 // decisionSum is FNV-1a over decisions.

@@ -206,7 +206,7 @@ const (
 	causeImpossible
 	causeRespawns
 	causeStatus
-	causeAbandoned
+	causeFinal
 )
 
 // action is a decision for the runtime.

@@ -195,7 +195,7 @@ func (m *machine) arrived(in *input) {
 	k := &m.workers[w]
 	*k = worker{name: in.Name, labels: in.Labels, kind: m.classes[d.class].kind, exempt: -1,
 		room: max(1, in.MaxTasks), left: in.Batches, known: k.known[:0], batches: k.batches[:0],
-		state: workerBusy, since: m.now, gen: k.gen + 1, armed: k.armed}
+		state: workerBusy, since: m.now, gen: k.gen + 1, armed: k.armed, ownLimits: in.OwnLimits}
 	if k.left == 0 {
 		k.left = 1
 	}

@@ -47,6 +47,7 @@ type class struct {
 
 type classKey struct {
 	kind, account     int32
+	executor          int32 // among the accounts; -1: none
 	serial, exclusive bool
 	avoid             string
 }
@@ -74,12 +75,23 @@ type shape struct {
 
 const serialAccount = "\x00serial"
 
-// account interns a name; -1 without a limit.
-func (m *machine) account(name string) int32 {
-	limit := m.conf.Accounts[name]
-	if name == serialAccount {
-		limit = 1
+// executorAccount is the account of an executor's jobs.
+const executorAccount = "\x00executor "
+
+// executorOf interns the executor that labels name; -1 without a limit.
+func (m *machine) executorOf(labels map[string]string) int32 {
+	if len(m.conf.Executors) == 0 {
+		return -1
 	}
+	name := labels[ExecutorLabel]
+	if limit := m.conf.Executors[name]; limit > 0 {
+		return m.account(executorAccount+name, limit)
+	}
+	return -1
+}
+
+// account interns a name; -1 without a limit.
+func (m *machine) account(name string, limit int) int32 {
 	if limit == 0 {
 		return -1
 	}
@@ -175,8 +187,11 @@ func (m *machine) classOf(key classKey) int32 {
 	if key.account >= 0 {
 		c.accounts = append(c.accounts, key.account)
 	}
+	if key.executor >= 0 {
+		c.accounts = append(c.accounts, key.executor)
+	}
 	if key.serial {
-		c.accounts = append(c.accounts, m.account(serialAccount))
+		c.accounts = append(c.accounts, m.account(serialAccount, 1))
 	}
 	m.classBy[key] = id
 	m.classes = append(m.classes, c)

@@ -81,6 +81,8 @@ func (m *machine) taskEnded(in *input) {
 	switch s := statusOf(in.Status); {
 	case in.Infra && m.cancelled != "":
 		m.finish(t, statusAborted, m.cancelCause, m.cancelled, -1)
+	case in.Infra && in.Final:
+		m.finish(t, statusErrored, causeFinal, in.Text, -1)
 	case in.Infra:
 		m.retry(t, w.name, in.Text)
 	case s == statusNone:
@@ -338,6 +340,9 @@ func (m *machine) abandon(id int32) {
 // worker measures those, so this is for a worker that does not.
 func (m *machine) limitBatch(id int32) {
 	b := &m.batches[id]
+	if m.workers[b.worker].ownLimits {
+		return
+	}
 	sum := int64(0)
 	for _, t := range b.tasks {
 		c := m.tasks[t].cold

@@ -10,10 +10,10 @@ const (
 	inStart    inputKind = "start"    // the run begins
 	inHold     inputKind = "hold"     // a generator will add more
 	inUnhold   inputKind = "unhold"   // it will not
-	inArrived  inputKind = "arrived"  // ID: demand; Name, Labels, MaxTasks, Batches
+	inArrived  inputKind = "arrived"  // ID: demand; Name, Labels, MaxTasks, Batches, OwnLimits
 	inRefused  inputKind = "refused"  // ID: demand; Text, Impossible; an ended context when it was withdrawn
 	inStarted  inputKind = "started"  // ID: batch; Task
-	inEnded    inputKind = "ended"    // ID: batch; Task; Status, Exit, Infra, Text
+	inEnded    inputKind = "ended"    // ID: batch; Task; Status, Exit, Infra, Final, Text
 	inOver     inputKind = "over"     // ID: batch: Run returned; Text: the error, Panic
 	inReleased inputKind = "released" // ID: worker
 	inTick     inputKind = "tick"     // time passed
@@ -31,12 +31,13 @@ type input struct {
 	Infra      bool              `json:"infra,omitempty"`
 	Impossible bool              `json:"impossible,omitempty"`
 	Panic      bool              `json:"panic,omitempty"`
-	Broken     bool              `json:"broken,omitempty"`
+	Final      bool              `json:"final,omitempty"` // an Infra that is not tried again
 	Text       string            `json:"text,omitempty"`
 	Name       string            `json:"name,omitempty"`
 	Labels     map[string]string `json:"labels,omitempty"`
 	MaxTasks   int               `json:"maxTasks,omitempty"`
 	Batches    int               `json:"batches,omitempty"`
+	OwnLimits  bool              `json:"ownLimits,omitempty"`
 	Specs      []spec            `json:"specs,omitempty"`
 }
 

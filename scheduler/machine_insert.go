@@ -19,9 +19,9 @@ func (m *machine) insert(specs []spec, first int32, order []int32) {
 		} else {
 			t.unseen = true
 		}
-		accountID := m.account(s.Account)
+		accountID := m.account(s.Account, m.conf.Accounts[s.Account])
 		kind := m.kindOf(s.Labels)
-		t.class = m.classOf(classKey{kind: kind, account: accountID, serial: s.Serial, exclusive: s.Exclusive})
+		t.class = m.classOf(classKey{kind: kind, account: accountID, executor: m.executorOf(s.Labels), serial: s.Serial, exclusive: s.Exclusive})
 		t.key = m.keys.node(s.Affinity, s.Group)
 		m.slow = m.slow || t.key != 0
 		if s.Group != "" {

@@ -42,6 +42,8 @@ type worker struct {
 	since   int64
 	gen     int32
 	armed   bool // has a timer for being idle
+	// ownLimits: it bounds its tasks itself, the time in its own queue too.
+	ownLimits bool
 }
 
 type workerState uint8

@@ -68,6 +68,9 @@ func (m *machine) explainEnd(t int32, last error) (text string, infra error) {
 	case causeBudget:
 		text = fmt.Sprintf("the environment failed and the run's %d retries are used up: %s", m.retries, c.text)
 		return text, wrap(ErrInfra, "the retries of the run are used up")
+	case causeFinal:
+		text = "the environment failed in a way that is not tried again: " + c.text
+		return text, wrap(ErrInfra, "not tried again")
 	case causeImpossible:
 		text = "no worker can ever fit: " + c.text
 		return text, wrap(ErrImpossible, c.text)

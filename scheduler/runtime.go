@@ -308,7 +308,7 @@ func (r *run[J, R]) source(ctx context.Context, d Demand) (w Worker[J, R], info 
 func (r *run[J, R]) arrive(id int32, w Worker[J, R], info WorkerInfo) {
 	h := &held[J, R]{worker: w, info: info}
 	r.workers[r.s.m.slot()] = h
-	_ = r.s.feed(&input{Kind: inArrived, ID: id, Name: info.Name, Labels: info.Labels, MaxTasks: info.MaxTasks, Batches: info.Batches})
+	_ = r.s.feed(&input{Kind: inArrived, ID: id, Name: info.Name, Labels: info.Labels, MaxTasks: info.MaxTasks, Batches: info.Batches, OwnLimits: info.OwnLimits})
 }
 
 // release gives a worker back, in the background, once.

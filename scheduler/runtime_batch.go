@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -117,6 +118,7 @@ func (r *run[J, R]) event(b *running[J, R], e Event[R]) {
 	in := &input{Kind: inEnded, ID: b.id, Task: t, Status: e.Verdict.Status, Exit: e.Verdict.Exit}
 	if e.Verdict.Infra != nil {
 		in.Infra, in.Text = true, e.Verdict.Infra.Error()
+		in.Final = errors.Is(e.Verdict.Infra, ErrPending) || errors.Is(e.Verdict.Infra, ErrAbandoned) || errors.Is(e.Verdict.Infra, ErrImpossible)
 	}
 	_ = s.feed(in)
 }

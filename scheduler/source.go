@@ -52,6 +52,11 @@ type WorkerInfo struct {
 	// Batches is how many batches it takes before it is released; zero: 1,
 	// negative: no bound.
 	Batches int
+	// OwnLimits says that the worker bounds its tasks itself, such as one that
+	// has a queue of its own, where the time in it does not count against
+	// Task.Timeout. Else the scheduler interrupts a batch that is not back when
+	// the timeouts of all of its tasks and the grace time have passed.
+	OwnLimits bool
 }
 
 // Batch is what one worker runs without a rollback in between: one group or a
@@ -75,5 +80,8 @@ type Event[R any] struct {
 type Verdict struct {
 	Status string
 	Exit   int
-	Infra  error // the environment failed; the task may be retried elsewhere
+	// Infra: the environment failed; the task may be retried elsewhere, unless
+	// the error wraps ErrPending, ErrAbandoned (it may still run) or
+	// ErrImpossible.
+	Infra error
 }
