@@ -65,6 +65,10 @@ func TestWhoEndedTheBinaryIsToldByWhatItWrote(t *testing.T) {
 		"a signal": {
 			framedText("@=== RUN   A", ""), "A", ending{exit: -1, signal: "SIGKILL"}, want{"A": failed}, "",
 		},
+		"one that waits is not blamed": {
+			framedText("@=== RUN   W", "@=== PAUSE W", "@=== NAME  ", "@=== RUN   A", "@--- PASS: A (0.00s)", "@=== NAME  ", "fatal error: x", ""),
+			"W A", ending{exit: 2}, want{"A": passed, wholePackage: failed}, "W",
+		},
 		"nothing at all":            {nil, "A B", ending{exit: 2}, want{"A": blocked, "B": blocked, wholePackage: failed}, ""},
 		"nothing, and that is fine": {nil, "A", ending{}, want{"A": skipped}, ""},
 		"others than were asked for": {
