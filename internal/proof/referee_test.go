@@ -93,7 +93,7 @@ func (r *Referee) Touch(x Touch, ok *bool) error {
 // until waits for the children's news until cond, which is called with mu held.
 func (r *Referee) until(t *testing.T, what string, cond func() bool) {
 	t.Helper()
-	limit := time.After(2 * time.Minute)
+	limit := time.After(4 * time.Minute)
 	for {
 		r.mu.Lock()
 		ok := cond()

@@ -41,7 +41,7 @@ func (s *server) up() error {
 	if err := s.running.Start(); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	for {
 		err := s.ready(ctx)
