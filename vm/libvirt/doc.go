@@ -40,6 +40,8 @@
 //	                           input-<n>    the inputs, as large as Config.InputSize, and their digests
 //	                           disk-<n>     the disks that the driver made: overlays
 //	<root>/<hypervisor>/.sockets/           where QEMU listens for channels
+//	                    .parents/           saved machines; see Driver.Fork
+//	                    .kvm.json           what trying KVM has shown, for some hours
 //
 // Folders are made as .new-* and removed as .dead-*; the domain is defined last
 // and removed first. So whatever a killed process leaves is either a domain, which
@@ -49,6 +51,17 @@
 // The secret stands on the kernel's command line, because that is the one thing
 // a kernel hands to its first process: who may read the domain's description or
 // QEMU's arguments on the host can read it.
+//
+// # Parents
+//
+// Save has libvirt write a booted machine's state to a file; Fork defines a new
+// machine, puts its description into the file's head in place of the parent's,
+// and has it restored (vm.RungRestore). The head is private to libvirt: another
+// version than the known one is refused, and vm.Renew falls back to a cold
+// boot. It needs a file that this process may write, so QEMU and the daemon run
+// as its user, or it as root. The guest's agent must see its host leave
+// (diskio/guest/boot does). Restores from one parent follow one another; a
+// restored machine has no AUTODESTROY.
 //
 // # When the harness dies
 //

@@ -13,8 +13,9 @@ import (
 
 // host is what the capabilities say of a hypervisor.
 type host struct {
-	uuid string
-	arch string
+	uuid     string
+	arch     string
+	emulator string
 	// types are the domain types offered for that architecture.
 	types map[string]bool
 }
@@ -36,6 +37,7 @@ func parseHost(text string) (host, error) {
 		if g.OSType != "hvm" || g.Arch.Name != h.arch {
 			continue
 		}
+		h.emulator = g.Arch.Emulator
 		for _, d := range g.Arch.Domains {
 			h.types[d.Type] = true
 		}
@@ -197,6 +199,14 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 		addDisk(dev, filepath.Join(d.dir, inputFile(place)), "raw", "writeback", fmt.Sprintf("bullpen-in-%d", place), true, &libvirtxml.DomainDiskBackingStore{})
 	}
 	zero := uint(0)
+	if d.target.remote() {
+		// Paths of this computer mean nothing there: libvirt chooses.
+		dev.Serials = []libvirtxml.DomainSerial{{
+			Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+			Target: &libvirtxml.DomainSerialTarget{Port: &zero},
+		}}
+		return
+	}
 	dev.Serials = []libvirtxml.DomainSerial{{
 		Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: d.rec.Console, Append: "on"}},
 		Target: &libvirtxml.DomainSerialTarget{Port: &zero},

@@ -60,7 +60,13 @@ type faked struct {
 
 func (f faked) Open(ctx context.Context) (vm.Driver, error) { return open(ctx, f.conf, f.h.dial) }
 
-func (f faked) Spec() vm.Spec { return guestSpec(initramfs.Guest{Kernel: "/boot/vmlinuz"}) }
+func (f faked) Spec() vm.Spec {
+	s := guestSpec(initramfs.Guest{Kernel: "/boot/vmlinuz"})
+	if t, _ := parseURI(f.conf.URI); t.remote() {
+		s.JobDisks, s.Inputs = nil, 0
+	}
+	return s
+}
 
 func (f faked) Without() vm.Set {
 	t, _ := parseURI(f.conf.URI)
@@ -88,5 +94,11 @@ func TestConformanceOnAFakeHypervisor(t *testing.T) {
 func TestConformanceOnAFakeHypervisorWithoutGuests(t *testing.T) {
 	h, conf := newFake(t)
 	conf.URI = "test:///default"
+	vmtest.Run(t, faked{h: h, conf: conf})
+}
+
+func TestConformanceOnAFakeHypervisorFarAway(t *testing.T) {
+	h, conf := newFake(t)
+	conf.URI = "qemu+ssh://far.example/system"
 	vmtest.Run(t, faked{h: h, conf: conf})
 }

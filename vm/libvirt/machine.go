@@ -127,7 +127,11 @@ func (d *Driver) info(ctx context.Context, got domain) (vm.Info, error) {
 	d.mu.Lock()
 	starting := d.starts[i.ID]
 	d.mu.Unlock()
-	if i.State = stateOf(got, last != nil); starting {
+	ran := last != nil
+	if d.target.remote() {
+		ran = got.reason != offUnknown // starts are not recorded
+	}
+	if i.State = stateOf(got, ran); starting {
 		i.State = vm.StateStarting
 	}
 	if i.State != vm.StateStopped && i.State != vm.StateCrashed {

@@ -42,16 +42,26 @@ func (d *Driver) chooseAccelerator(ctx context.Context) (accelerator, error) {
 		// The tiny guest's disk is a file of this computer.
 		return accelerator{"kvm", "the hypervisor, which is another computer, offers it; it was not tried"}, nil
 	}
+	key, err := d.verdictKey()
+	if err != nil {
+		return accelerator{}, err
+	}
+	if a := d.recall(key); a != nil {
+		return *a, nil
+	}
 	took, err := d.tryKVM(ctx)
 	switch {
-	case err == nil:
-		return accelerator{"kvm", fmt.Sprintf("a tiny guest passed under it in %v", took.Round(time.Millisecond))}, nil
 	case context.Cause(ctx) != nil:
 		return accelerator{}, context.Cause(ctx)
 	case isLost(err):
 		return accelerator{}, err
 	}
-	return accelerator{"qemu", fmt.Sprintf("KVM was tried and did not work: %v", err)}, nil
+	a := accelerator{"kvm", fmt.Sprintf("a tiny guest passed under it in %v", took.Round(time.Millisecond))}
+	if err != nil {
+		a = accelerator{"qemu", fmt.Sprintf("KVM was tried and did not work: %v", err)}
+	}
+	d.remember(key, a)
+	return a, nil
 }
 
 // bootSector is a guest that restarts its machine at once, by the keyboard

@@ -156,7 +156,7 @@ func nothingLeft(t *testing.T, d *Driver) {
 	require.Empty(t, processesWith(t, d.Root()))
 	var files []string
 	require.NoError(t, filepath.WalkDir(d.Root(), func(path string, e os.DirEntry, err error) error {
-		if err == nil && path != d.Root() && filepath.Base(path) != socketFolder && filepath.Base(path) != parentFolder {
+		if err == nil && path != d.Root() && filepath.Base(path) != verdictFile && filepath.Base(path) != socketFolder && filepath.Base(path) != parentFolder {
 			files = append(files, path)
 		}
 		return err

@@ -62,6 +62,15 @@ func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot fu
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the hypervisor did not start it within %v: %w", limit, context.DeadlineExceeded))
 	defer cancel()
 	if m.incarnation == "" || m.d.target.remote() {
+		got, err := m.d.lookDomain(ctx, string(m.id))
+		if err != nil {
+			return err
+		}
+		// Nobody supervises it here: that it ends with its harness is the daemon's
+		// to see to.
+		if rec := m.d.recordOf(got); rec != nil && rec.OnExit == vm.Die.String() {
+			return m.boot(ctx, specRecord{Name: string(m.id), OnExit: vm.Die}, boot)
+		}
 		return m.boot(ctx, specRecord{}, boot)
 	}
 	if err := removeAll(m.path(endFile)); err != nil {

@@ -159,9 +159,6 @@ func (m *machine) destroyLocked(ctx context.Context, noFolder bool) error {
 		return err
 	}
 	m.d.hub.forget(string(m.id))
-	if m.d.target.remote() {
-		return nil
-	}
 	return m.buryFolder(rec.Dir)
 }
 
