@@ -202,6 +202,61 @@ func TestABinaryThatIgnoresItsTimeoutIsKilled(t *testing.T) {
 	assert.Equal(t, "still here\n", verdicts[1].output.String())
 }
 
+func TestATestThatKillsItsMachineIsErroredAndTheOthersAreRun(t *testing.T) {
+	t.Parallel()
+	dir := module(t, map[string]string{"p/a_test.go": header + `
+func TestBefore(t *testing.T) {}
+func TestKills(t *testing.T) {
+	fmt.Println("last words")
+	time.Sleep(time.Second) // for the agent to bring them to the disk
+	p, err := os.StartProcess("/bin/sh", []string{"sh", "-c", os.Getenv("BULLPEN_CRASH")}, &os.ProcAttr{Env: os.Environ()})
+	if err != nil { t.Fatal(err) }
+	_, _ = p.Wait()
+	select {}
+}
+func TestAfter(t *testing.T) {}`})
+	code, printed, cases := runIt(t, command(t, "-C", dir, "-timeout", "20s", "-attempts", "2", "./p"))
+	assert.Equal(t, 2, code)
+	assert.Equal(t, map[string]string{"/p TestBefore": "passed", "/p TestKills": "errored", "/p TestAfter": "passed"}, words(cases), printed)
+	c := cases["/p TestKills"]
+	assert.Len(t, c.Attempts, 1, "attempts of a shard that another test may have lost are not a test's own")
+	assert.Contains(t, c.Output.String(), "last words")
+	assert.Contains(t, c.Message, "killed")
+}
+
+func TestAPackageThatIsNotThereIsACaseAndNoPackageAnError(t *testing.T) {
+	t.Parallel()
+	dir := module(t, map[string]string{"p/p.go": "package p\n"})
+	code, printed, cases := runIt(t, command(t, "-C", dir, "./p", "./missing"))
+	assert.Equal(t, 1, code, printed)
+	assert.Equal(t, map[string]string{"./missing (package)": "failed"}, words(cases))
+	_, err := run(t.Context(), command(t, "-C", dir, "none.example/..."), new(bytes.Buffer))
+	assert.Error(t, err)
+}
+
+func TestTheWholeModuleIsThereWhenItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	dir := module(t, map[string]string{"p/a_test.go": header + `
+func TestThere(t *testing.T) { if _, err := os.Stat(os.Getenv("PWD") + "/../q/q.go"); err != nil { t.Error(err) } }`, "q/q.go": "package q\n"})
+	code, printed, _ := runIt(t, command(t, "-C", dir, "./p"))
+	assert.Equal(t, 1, code, printed)
+	code, printed, _ = runIt(t, command(t, "-C", dir, "-files", "module", "./p"))
+	assert.Zero(t, code, printed)
+}
+
+func TestOutputThatIsCutGivesNoVerdicts(t *testing.T) {
+	t.Parallel()
+	s := &shard{pack: &pack{name: "p"}, tests: []string{"TestA", "TestB"}}
+	text := framedText("@=== RUN   TestA", "@--- PASS: TestA (0.00s)", "...", "@PASS", "")
+	verdicts, again := s.cutShort(readTranscript(text), ending{})
+	assert.Equal(t, []string{"TestB"}, again)
+	assert.Len(t, verdicts, 1)
+	verdicts, again = s.cutShort(readTranscript([]byte("...")), ending{})
+	assert.Empty(t, again)
+	require.Len(t, verdicts, 2)
+	assert.Equal(t, result.Errored, verdicts[0].status)
+}
+
 func TestRunAndShortChooseTests(t *testing.T) {
 	t.Parallel()
 	dir := module(t, map[string]string{"p/a_test.go": header + `
@@ -272,6 +327,7 @@ func TestMistakesOnTheCommandLineAreNamed(t *testing.T) {
 	}{
 		{nil, "no packages"},
 		{[]string{"-n", "0", "p"}, "-n is 0"},
+		{[]string{"-attempts", "0", "p"}, "-attempts is 0"},
 		{[]string{"-memory", "1", "p"}, "-memory is 1"},
 		{[]string{"-timeout", "0s", "p"}, "-timeout is 0s"},
 		{[]string{"-files", "some", "p"}, `-files is "some"`},

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/bullpen-vm/bullpen/scheduler"
 )
 
 // options are what the command line says.
@@ -17,6 +19,7 @@ type options struct {
 	driver   string
 	uri      string
 	machines int
+	attempts int
 	memory   int64 // MiB of a machine
 	patterns []string
 	dir      string // that packages are looked for from
@@ -45,9 +48,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		f.PrintDefaults()
 	}
 	f.StringVar(&o.driver, "driver", "local", "what machines are made of: local or libvirt")
-	f.StringVar(&o.uri, "uri", "qemu:///embed?root="+filepath.Join(os.TempDir(), "bullpen-gotest-embed"), "the hypervisor of -driver libvirt")
+	f.StringVar(&o.uri, "uri", "qemu:///embed?root="+filepath.Join(ownTemp(), "embed"), "the hypervisor of -driver libvirt")
 	f.StringVar(&o.dir, "C", "", "folder that packages are looked for from, as of go; empty: the current one")
 	f.IntVar(&o.machines, "n", runtime.NumCPU(), "how many machines")
+	f.IntVar(&o.attempts, "attempts", scheduler.DefaultAttempts, "how many machines a binary may lose")
 	f.Int64Var(&o.memory, "memory", 1024, "memory of a machine in MiB")
 	f.StringVar(&o.run, "run", "", "regular expression of tests to run, as of go test")
 	f.BoolVar(&o.short, "short", false, "tell tests to be short")
@@ -56,7 +60,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&build, "build", "", "further flags for go test -c, with blanks between them")
 	f.BoolVar(&o.trimpath, "trimpath", true, "build with -trimpath, so that no path of this computer is in the binaries")
 	f.StringVar(&files, "files", "package", "what tests find around them: package (its folder without sub-packages, testdata folders above it) or module (all of its module)")
-	f.StringVar(&o.out, "out", filepath.Join(os.TempDir(), "bullpen-gotest"), "folder for junit.xml, cases.jsonl and test2json.jsonl")
+	f.StringVar(&o.out, "out", filepath.Join(ownTemp(), "out"), "folder for junit.xml, cases.jsonl and test2json.jsonl")
 	f.StringVar(&o.cache, "cache", defaultCache(), "folder for input disks and history")
 	if err := f.Parse(args); err != nil {
 		return o, err
@@ -67,6 +71,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errors.New("no packages are named, want at least one, such as strings or ./...")
 	case o.machines < 1:
 		return o, fmt.Errorf("-n is %d, want 1 or more", o.machines)
+	case o.attempts < 1:
+		return o, fmt.Errorf("-attempts is %d, want 1 or more", o.attempts)
 	case o.memory < 128:
 		return o, fmt.Errorf("-memory is %d, want 128 or more", o.memory)
 	case o.timeout <= 0:
@@ -75,6 +81,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, fmt.Errorf("-files is %q, want package or module", files)
 	}
 	return o, nil
+}
+
+// ownTemp is this user's folder for what is not worth keeping.
+func ownTemp() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("bullpen-gotest-%d", os.Getuid()))
 }
 
 func defaultCache() string {

@@ -89,7 +89,7 @@ func (s *session) prepare(ctx context.Context, machines *pool.Pool, packs []*pac
 		return err
 	}
 	s.schedule, err = scheduler.New(runner.Source(machines, runner.Options{OutputHead: outputHead, OutputTail: outputTail}),
-		scheduler.Config{Workers: s.machines})
+		scheduler.Config{Workers: s.machines, Attempts: s.attempts})
 	if err != nil {
 		return err
 	}
