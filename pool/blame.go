@@ -106,6 +106,23 @@ func (p *Pool) failed(u *unit, err error, now time.Time) {
 	p.machineFailed(u, err, now)
 }
 
+// deathsInARow is how many machines of a template must die in use on a host, one
+// after the other with none given back healthy between, before that counts as a
+// failure of host and template: the first ones may be what their jobs did.
+const deathsInARow = 3
+
+// machineDied counts the end of a machine that a guest gave back as broken.
+func (p *Pool) machineDied(u *unit, err error, now time.Time) {
+	if u.fixture == nil {
+		u.host.deaths[u.template]++
+		if n := u.host.deaths[u.template]; n%deathsInARow != 0 {
+			u.template.last = err
+			return
+		}
+	}
+	p.machineFailed(u, err, now)
+}
+
 // machineFailed counts a failure of a machine that its host is not known to be
 // guilty of.
 func (p *Pool) machineFailed(u *unit, err error, now time.Time) {

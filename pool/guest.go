@@ -171,6 +171,9 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 	}
 	p.noteUnit(EventReleased, u, why, now.Sub(u.since), nil)
 	t := u.template
+	if !IsBroken(reason) {
+		delete(u.host.deaths, t)
+	}
 	idle, ends := t.Idle.limit()
 	u.recycle = t.MostUses > 0 && u.uses >= t.MostUses || t.MostAge > 0 && now.Sub(u.born) >= t.MostAge
 	switch {
@@ -179,7 +182,7 @@ func (p *Pool) takeBack(u *unit, reason error, now time.Time) {
 		return
 	case IsBroken(reason):
 		p.stats.failures++
-		p.machineFailed(u, reason, now)
+		p.machineDied(u, reason, now)
 		p.destroy(u, "it is broken: "+reason.Error())
 	case u.lame() != "":
 		p.destroy(u, u.lame())

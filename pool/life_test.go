@@ -301,3 +301,26 @@ func TestTraceTellsInOrderAndMayCallThePool(t *testing.T) {
 		require.Equal(t, want, kinds)
 	})
 }
+
+// A job may kill its machine; only when it happens again and again is it the
+// host's or the template's fault.
+func TestAMachineThatDiesInUseDelaysTheNextOneOnlyWhenItHappensInARow(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: one("a"), Hosts: []Host{{Slots: 1}}}, hypervisor("h"))
+		defer w.finish()
+		waits := func(reason error) time.Duration {
+			begun := time.Now()
+			g := w.acquire(Want{})
+			waited := time.Since(begun)
+			require.NoError(t, g.Release(t.Context(), reason))
+			return waited
+		}
+		boot := waits(Broken(errTest)) // the pool's first listing and a boot
+		require.LessOrEqual(t, waits(Broken(errTest)), boot)
+		require.LessOrEqual(t, waits(nil), boot)
+		for range deathsInARow {
+			require.LessOrEqual(t, waits(Broken(errTest)), boot, "one given back healthy between: counting begins anew")
+		}
+		require.GreaterOrEqual(t, waits(nil), 10*time.Second, "three in a row")
+	})
+}

@@ -128,6 +128,7 @@ func newHost(c Host) *host {
 		Host: c, id: c.Driver.HostID(),
 		slots:  make([]*unit, c.Slots),
 		pairs:  make(map[*template]*health.Breaker),
+		deaths: make(map[*template]int),
 		failed: make(map[*template]int),
 		sick:   health.Breaker{Policy: health.Policy{Threshold: hostFailures}},
 		busy:   health.Pause{Policy: health.Policy{First: time.Second, Most: time.Minute}},

@@ -43,8 +43,9 @@ type host struct {
 	sick   health.Breaker    // several templates fail on it
 	failed map[*template]int // failures in a row by template
 	pairs  map[*template]*health.Breaker
-	busy   health.Pause // the hypervisor refuses for now
-	full   health.Pause // others have the slots, starts or locks
+	deaths map[*template]int // in use and in a row
+	busy   health.Pause      // the hypervisor refuses for now
+	full   health.Pause      // others have the slots, starts or locks
 }
 
 // template is a Template and what the pool knows of it.
