@@ -35,6 +35,7 @@ const (
 	DefaultBackoff        = time.Second
 	DefaultMostBackoff    = time.Minute
 	DefaultKeys           = 16
+	DefaultRotate         = 10 * time.Minute
 )
 
 // Config says how a Scheduler decides. The zero value is usable: one worker.
@@ -98,6 +99,12 @@ type Config struct {
 	// still to come; zero: DefaultIdle, negative: not at all.
 	Idle time.Duration
 
+	// Rotate is how long a demand may go without an answer before it makes room
+	// for the demand of a task with other labels, whatever their priorities;
+	// doubled for those labels each time. Such labels then come last, until a
+	// worker arrives for them. Zero: DefaultRotate, negative: never.
+	Rotate time.Duration
+
 	// Log, where not nil, records all inputs, for Replay.
 	Log *Log
 	// Logger hears what is dropped, retried, given up; nil: nobody.
@@ -151,6 +158,7 @@ func (c Config) filled() (Config, error) {
 	preset(&c.GraceMargin, DefaultGraceMargin)
 	preset(&c.ReleaseTimeout, DefaultReleaseTimeout)
 	preset(&c.Idle, DefaultIdle)
+	preset(&c.Rotate, DefaultRotate)
 	preset(&c.Backoff, DefaultBackoff)
 	preset(&c.MostBackoff, max(DefaultMostBackoff, c.Backoff))
 	if c.MostBackoff < c.Backoff {

@@ -108,6 +108,9 @@ func (m *machine) explainReady(t int32, since time.Duration) string {
 	if len(c.avoiding) > 0 {
 		why = append(why, "it failed on and stays away from "+strings.Join(c.avoiding, ", "))
 	}
+	if c.apart != "" {
+		why = append(why, "it runs on no worker that was given another task to be kept apart from, key "+c.apart)
+	}
 	if kd.fails > 0 {
 		text := fmt.Sprintf("workers failed %d times of %d, last: %s", kd.fails, m.conf.Respawns, kd.lastFail)
 		if kd.notBefore > m.now {

@@ -39,6 +39,7 @@ type logHead struct {
 	GraceMargin time.Duration  `json:"graceMargin"`
 	Idle        time.Duration  `json:"idle"`
 	Executors   map[string]int `json:"executors,omitempty"`
+	Rotate      time.Duration  `json:"rotate,omitempty"`
 }
 
 type logEntry struct {
@@ -48,14 +49,14 @@ type logEntry struct {
 
 func (c Config) head() logHead {
 	return logHead{c.Workers, c.Accounts, c.Order, c.Seed, c.Switch, c.Whole, c.Keys, c.Attempts, c.Retries,
-		c.PoisonAfter, c.Respawns, c.Backoff, c.MostBackoff, c.MostFailures, c.Grace, c.GraceMargin, c.Idle, c.Executors}
+		c.PoisonAfter, c.Respawns, c.Backoff, c.MostBackoff, c.MostFailures, c.Grace, c.GraceMargin, c.Idle, c.Executors, c.Rotate}
 }
 
 func (h logHead) config() Config {
 	return Config{Workers: h.Workers, Accounts: h.Accounts, Order: h.Order, Seed: h.Seed, Switch: h.Switch,
 		Whole: h.Whole, Keys: h.Keys, Attempts: h.Attempts, Retries: h.Retries, PoisonAfter: h.PoisonAfter,
 		Respawns: h.Respawns, Backoff: h.Backoff, MostBackoff: h.MostBackoff, MostFailures: h.Failures,
-		Grace: h.Grace, GraceMargin: h.GraceMargin, Idle: h.Idle, Executors: h.Executors}
+		Grace: h.Grace, GraceMargin: h.GraceMargin, Idle: h.Idle, Executors: h.Executors, Rotate: h.Rotate}
 }
 
 // decisionSum is FNV-1a over decisions.

@@ -44,6 +44,7 @@ type machine struct {
 
 	workers     []worker
 	freeWorker  []int32
+	held        map[string]int32 // workers by name, until they are let go
 	demands     []demand
 	freeDemand  []int32
 	asked       []int32 // demands that are out, withdrawn ones too
@@ -248,6 +249,7 @@ func newMachine(c Config) *machine {
 		classBy:   make(map[classKey]int32),
 		accountBy: make(map[string]int32),
 		shapeBy:   make(map[string]int32),
+		held:      make(map[string]int32),
 	}
 	m.keys.init()
 	return m

@@ -13,6 +13,7 @@ type spec struct {
 	ID        string            `json:"id"`
 	Group     string            `json:"group,omitempty"`
 	Affinity  string            `json:"affinity,omitempty"`
+	Apart     string            `json:"apart,omitempty"`
 	Account   string            `json:"account,omitempty"`
 	Labels    map[string]string `json:"labels,omitempty"`
 	After     []Dependency      `json:"after,omitempty"`
@@ -27,7 +28,7 @@ type spec struct {
 
 func specOf[J any](t *Task[J], estimate func(string) (Estimate, bool)) spec {
 	s := spec{
-		ID: t.ID, Group: t.Group, Affinity: t.Affinity, Account: t.Account, Labels: t.Labels,
+		ID: t.ID, Group: t.Group, Affinity: t.Affinity, Apart: t.Apart, Account: t.Account, Labels: t.Labels,
 		After: t.After, Priority: t.Priority, Estimate: t.Estimate, Timeout: t.Timeout,
 		Pending: t.PendingLimit, Attempts: t.Attempts, Serial: t.Serial, Exclusive: t.Exclusive,
 	}

@@ -31,6 +31,9 @@ func (m *machine) wantUrgency(c int32) urgency {
 		return urgency{}
 	}
 	u := m.classUrgency(c)
+	if k.aged && !u.none() {
+		return urgency{hi: flagAny, lo: u.lo}
+	}
 	if !u.none() && len(k.demands) == 0 {
 		u.hi |= flagFresh
 	}
@@ -101,6 +104,7 @@ func (m *machine) demandFor(c int32) {
 	m.demands[id] = demand{class: c, task: t, at: m.now, state: demandOut, gen: m.demands[id].gen + 1}
 	m.asked = append(m.asked, id)
 	m.classes[c].demands = append(m.classes[c].demands, id)
+	m.watch(c)
 	m.do(action{kind: doAsk, id: id})
 }
 
@@ -128,6 +132,7 @@ func (m *machine) makeRoom() {
 			need--
 		}
 	}
+	m.rotate(r.class, need)
 }
 
 // surplus takes back demands that no task, ready or to come, has a use for.
@@ -185,6 +190,7 @@ func (m *machine) slot() int32 {
 // arrived takes a worker in.
 func (m *machine) arrived(in *input) {
 	d := m.demands[in.ID]
+	m.answered(d.class)
 	m.dropDemand(in.ID)
 	w := m.slot()
 	if n := len(m.freeWorker); n > 0 {
@@ -194,7 +200,7 @@ func (m *machine) arrived(in *input) {
 	}
 	k := &m.workers[w]
 	*k = worker{name: in.Name, labels: in.Labels, kind: m.classes[d.class].kind, exempt: -1,
-		room: max(1, in.MaxTasks), left: in.Batches, known: k.known[:0], batches: k.batches[:0],
+		room: max(1, in.MaxTasks), left: in.Batches, known: k.known[:0], batches: k.batches[:0], apart: k.apart[:0],
 		state: workerBusy, since: m.now, gen: k.gen + 1, armed: k.armed, ownLimits: in.OwnLimits}
 	if k.left == 0 {
 		k.left = 1
@@ -204,6 +210,11 @@ func (m *machine) arrived(in *input) {
 	}
 	m.alive++
 	wrong := k.trust(m.kinds[k.kind].labels)
+	if _, is := m.held[in.Name]; is && in.Name != "" {
+		wrong = fmt.Sprintf("the source gave worker %s, which the run holds already", in.Name)
+	} else {
+		m.held[in.Name] = w
+	}
 	m.joinShape(w)
 	switch {
 	case m.cancelled != "":

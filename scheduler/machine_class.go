@@ -41,6 +41,9 @@ type class struct {
 	waiting int // tasks that are not ready yet
 	demands []int32
 	shapes  []int32
+	turns   int              // how often a demand was taken back for its age
+	aged    bool             // a demand of it goes without an answer for too long
+	watched bool             // has a timer for that
 	lanes   map[int32]*queue // by key: the units that a worker may know
 	dirty   bool
 }
@@ -50,6 +53,7 @@ type classKey struct {
 	executor          int32 // among the accounts; -1: none
 	serial, exclusive bool
 	avoid             string
+	apart             string
 }
 
 // account bounds how many batches run at once.

@@ -42,6 +42,9 @@ func (m *machine) letGo(w int32, why string) {
 		return
 	}
 	m.setState(w, workerReleasing)
+	if m.held[k.name] == w { // from here on the source may give it again
+		delete(m.held, k.name)
+	}
 	for _, key := range k.known {
 		m.forget(w, key)
 	}

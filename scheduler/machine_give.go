@@ -44,6 +44,9 @@ func (m *machine) give(w, c int32, e entry) {
 		m.accounts[a].used++
 	}
 	k := &m.workers[w]
+	if a := m.classes[c].apart; a != "" {
+		k.apart = append(k.apart, a)
+	}
 	k.batches = append(k.batches, id)
 	k.room--
 	if k.left > 0 {

@@ -21,10 +21,10 @@ func (m *machine) insert(specs []spec, first int32, order []int32) {
 		}
 		accountID := m.account(s.Account, m.conf.Accounts[s.Account])
 		kind := m.kindOf(s.Labels)
-		t.class = m.classOf(classKey{kind: kind, account: accountID, executor: m.executorOf(s.Labels), serial: s.Serial, exclusive: s.Exclusive})
+		t.class = m.classOf(classKey{kind: kind, account: accountID, executor: m.executorOf(s.Labels), serial: s.Serial, exclusive: s.Exclusive, apart: s.Apart})
 		t.key = m.keys.node(s.Affinity, s.Group)
 		m.slow = m.slow || t.key != 0
-		if s.Group != "" {
+		if s.Group != "" && s.Apart == "" {
 			t.bundle = m.bundle(m.groupID(s.Group), t.class, t.key)
 		}
 		if s.Attempts != 0 || s.Timeout != 0 || s.Pending != 0 {

@@ -1,5 +1,7 @@
 package scheduler
 
+import "slices"
+
 // batch is what a worker was given and has not given back.
 type batch struct {
 	worker   int32
@@ -34,8 +36,9 @@ type worker struct {
 	room    int   // batches more at once
 	left    int   // batches until it is released; negative: no bound
 	batches []int32
-	known   []int32 // keys, the newest last
-	good    bool    // a task ended on it
+	known   []int32  // keys, the newest last
+	apart   []string // Task.Apart of what it was given
+	good    bool     // a task ended on it
 	broken  string
 	state   workerState
 	place   int32 // in its shape's idle list
@@ -211,7 +214,11 @@ func (m *machine) pick(w int32) (class int32, unit entry, skipped bool) {
 	return class, unit, skipped
 }
 
+// avoids says that a worker is not for a class although its labels fit.
 func (m *machine) avoids(w, c int32) bool {
+	if a := m.classes[c].apart; a != "" && slices.Contains(m.workers[w].apart, a) {
+		return true
+	}
 	if m.workers[w].exempt == c {
 		return false
 	}

@@ -35,8 +35,9 @@ func drawScript(t *rapid.T) script {
 	r := func(name string, n int) int { return rapid.IntRange(0, n).Draw(t, name) }
 	s.conf = Config{Workers: 1 + r("workers", 5), Attempts: 1 + r("attempts", 3), PoisonAfter: 1 + r("poison", 2),
 		Respawns: 1 + r("respawns", 9), Backoff: time.Millisecond, Grace: 3 * time.Second, GraceMargin: time.Second,
-		Accounts: map[string]int{"x": 1, "y": 2},
-		Order:    rapid.SampledFrom([]Order{ByDuration, ByDuration, Random, Given}).Draw(t, "order"), Seed: uint64(r("seed", 99))}
+		Accounts: map[string]int{"x": 1, "y": 2}, Executors: map[string]int{"e": 2},
+		Rotate: rapid.SampledFrom([]time.Duration{0, -1, time.Millisecond, time.Second, 3 * time.Second}).Draw(t, "rotate"),
+		Order:  rapid.SampledFrom([]Order{ByDuration, ByDuration, Random, Given}).Draw(t, "order"), Seed: uint64(r("seed", 99))}
 	if r("most failures", 3) == 0 {
 		s.conf.MostFailures = 1 + r("failures", 4)
 	}
@@ -61,6 +62,13 @@ func drawScript(t *rapid.T) script {
 			task.Labels = map[string]string{"os": "linux", "cpu": "arm"}
 		case 2:
 			task.Labels = map[string]string{"os": "bsd"}
+		}
+		task.Apart = rapid.SampledFrom([]string{"", "", "", "p", "q"}).Draw(t, "apart")
+		if r("executor", 5) == 0 {
+			if task.Labels == nil {
+				task.Labels = make(map[string]string)
+			}
+			task.Labels[ExecutorLabel] = "e"
 		}
 		task.Serial = r("serial", 9) == 0
 		task.Exclusive = r("exclusive", 14) == 0
@@ -142,6 +150,7 @@ type modelWorker struct {
 	info     WorkerInfo
 	now      int
 	released int
+	apart    map[string]bool
 }
 
 func (m *model) complain(format string, args ...any) {
@@ -182,7 +191,7 @@ func (m *model) Worker(ctx context.Context, d Demand) (Worker[string, string], e
 	}
 	w := &modelWorker{m: m, info: m.s.info}
 	w.info.Name = fmt.Sprint("vm-", n%9)
-	w.info.Labels = map[string]string{"os": "linux", "cpu": "arm", "junk": fmt.Sprint(n)}
+	w.info.Labels = map[string]string{"os": "linux", "cpu": "arm", "junk": fmt.Sprint(n), ExecutorLabel: "e"}
 	if d.Labels["os"] == "bsd" {
 		w.info.Labels["os"] = "bsd"
 	}
@@ -222,6 +231,11 @@ func (w *modelWorker) begin(b Batch[string]) string {
 	if !m.cancelled.IsZero() && time.Now().After(m.cancelled) || m.gone {
 		m.complain("a batch was begun after the cancellation")
 	}
+	for _, x := range m.workers {
+		if x != w && x.now > 0 && x.info.Name == w.info.Name {
+			m.complain("two workers of the name %s run", w.info.Name)
+		}
+	}
 	first := m.byID[b.Tasks[0].ID]
 	for _, task := range b.Tasks {
 		task = m.byID[task.ID]
@@ -232,6 +246,15 @@ func (w *modelWorker) begin(b Batch[string]) string {
 			if w.info.Labels[k] != v {
 				m.complain("%s wants %s=%s, got %s", task.ID, k, v, w.info.Labels[k])
 			}
+		}
+		if task.Apart != "" {
+			if w.apart[task.Apart] {
+				m.complain("%s runs on %s, which ran another of %s", task.ID, w.info.Name, task.Apart)
+			}
+			if w.apart == nil {
+				w.apart = make(map[string]bool)
+			}
+			w.apart[task.Apart] = true
 		}
 		if m.running[task.ID]++; m.running[task.ID] > 1 {
 			m.complain("%s runs twice at once", task.ID)
@@ -267,8 +290,11 @@ func (w *modelWorker) begin(b Batch[string]) string {
 	if first.Exclusive {
 		m.accounts["exclusive"]++
 	}
+	if first.Labels[ExecutorLabel] != "" {
+		m.accounts["executor"]++
+	}
 	m.accounts["all"]++
-	if m.accounts["x"] > 1 || m.accounts["y"] > 2 || m.accounts["serial"] > 1 || m.accounts["exclusive"] > 0 && m.accounts["all"] > 1 {
+	if m.accounts["x"] > 1 || m.accounts["y"] > 2 || m.accounts["executor"] > 2 || m.accounts["serial"] > 1 || m.accounts["exclusive"] > 0 && m.accounts["all"] > 1 {
 		m.complain("limits: %v", m.accounts)
 	}
 	n := m.batches
@@ -287,6 +313,9 @@ func (w *modelWorker) end(b Batch[string], ended map[string]bool) {
 	}
 	m.accounts[first.Account]--
 	m.accounts["all"]--
+	if first.Labels[ExecutorLabel] != "" {
+		m.accounts["executor"]--
+	}
 	if first.Serial {
 		m.accounts["serial"]--
 	}

@@ -45,7 +45,10 @@ type Worker[J, R any] interface {
 
 // WorkerInfo describes a worker.
 type WorkerInfo struct {
-	Name   string // unique among the workers of a run
+	// Name is unique among the workers that a run holds: a second one of a name
+	// is released unused and counts as a failure of the source. Without a name
+	// that cannot be told.
+	Name   string
 	Labels map[string]string
 	// MaxTasks is how many batches it runs at once; zero: 1.
 	MaxTasks int

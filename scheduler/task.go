@@ -15,6 +15,11 @@ type Task[J any] struct {
 	// Affinity is a key that a worker keeps once it has run a task with it,
 	// such as a provider or a suite's set-up; the longest known key first.
 	Affinity string
+	// Apart is a key of tasks that want to be apart (anti-affinity): no two of
+	// the same key are given to the same worker, at the same time or ever, from
+	// its arrival to its release; another attempt at the same task neither.
+	// Such a task is never batched with others of its group. Empty: none.
+	Apart string
 	// After are the dependencies; see Dependency.
 	After []Dependency
 	// Priority: higher first. Default 0.

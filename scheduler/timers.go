@@ -22,6 +22,7 @@ const (
 	timeBackoff                  // id: kind
 	timeDesert                   // id: demand: it was withdrawn
 	timePending                  // id: row of pendingLimits
+	timeRotate                   // id: class
 )
 
 func (t *timers) add(x timer) {
@@ -200,6 +201,8 @@ func (m *machine) tick() {
 			}
 		case timePending:
 			m.expire(t.id)
+		case timeRotate:
+			m.aged(t.id)
 		}
 	}
 }
