@@ -248,12 +248,12 @@ func TestAReadOnlyDatabaseIsRefused(t *testing.T) {
 func TestAFullDiskLosesNothing(t *testing.T) {
 	dir := t.TempDir()
 	need.Thing(t, "root")
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1500k"); err != nil {
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
 		t.Skipf("needs a tmpfs: %v; provide it with: a machine on which root may mount", err)
 	}
 	defer func() { assert.NoError(t, syscall.Unmount(dir, 0)) }()
 	path := filepath.Join(dir, "leases.db")
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 256<<10), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 1<<20), 0o600))
 	o, err := openFile(t.Context(), path, sqlstore.SQLite{})
 	require.NoError(t, err)
 	var stored []lease.Record
