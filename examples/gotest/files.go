@@ -87,13 +87,13 @@ func (g *gathering) place(name string) (string, bool) {
 
 // named adds what a path names, if it is there: a file or a folder.
 func (g *gathering) named(name string) error {
-	if rel, err := filepath.Rel(g.root, name); err != nil || !filepath.IsLocal(rel) {
+	rel, err := filepath.Rel(g.root, name)
+	if inside := err == nil && filepath.IsLocal(rel); !inside {
 		return nil
 	}
 	info, err := os.Stat(name)
-	switch {
-	case err != nil:
-		return nil // a string that looks like a path need not be one
+	switch there := err == nil; {
+	case !there: // a string that looks like a path need not be one
 	case info.Mode().IsRegular():
 		g.file(name, info)
 	case info.IsDir():

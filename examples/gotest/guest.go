@@ -29,7 +29,7 @@ func testGuest(ctx context.Context, dir string) (initramfs.Guest, error) {
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s", "-o", agent, "github.com/bullpen-vm/bullpen/examples/agent")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if text, err := build.CombinedOutput(); err != nil {
-		return initramfs.Guest{}, fmt.Errorf("build the agent: %w: %s", err, text)
+		return initramfs.Guest{}, fmt.Errorf("build the agent (in a checkout of Bullpen; -C names another place for packages): %w: %s", err, text)
 	}
 	return initramfs.Build(ctx, initramfs.Config{Parts: parts, Agent: agent, Dir: dir})
 }

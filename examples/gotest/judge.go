@@ -78,7 +78,9 @@ func judge(t *transcript, asked []string, e ending) (verdicts []verdict, again [
 			v.status, v.message = result.Blocked, "it had not ended when its test did"
 		}
 		if (v.status == result.Failed || v.status == result.Skipped) && v.message == "" {
-			v.message = firstWords(r.output.Output())
+			if v.message = firstWords(r.output.Output()); v.message == "" {
+				v.message = "it wrote nothing"
+			}
 		}
 		v.output = r.output.Output()
 		bad = bad || v.status.Bad()

@@ -84,7 +84,7 @@ func (p *progress) test(c *result.Case) {
 		fmt.Fprintf(p.w, "    %s\n", result.Shorten(c.Message, 300))
 	}
 	if out != "" {
-		fmt.Fprint(p.w, strings.TrimSuffix(out, "\n")+"\n")
+		fmt.Fprintln(p.w, strings.TrimSuffix(out, "\n"))
 	}
 }
 
