@@ -84,6 +84,7 @@ func TestLostHostAnswersNothingAndComesBack(t *testing.T) {
 		i, err := m.Info(t.Context())
 		require.NoError(t, err)
 		require.Equal(t, vm.StateRunning, i.State, "machines live on")
+		synctest.Wait() // until the old channel has seen its end
 		require.NoError(t, vm.ProveClean(t.Context(), m), "the guest says hello anew")
 	})
 }
