@@ -30,7 +30,7 @@ func (h bare) Spec() vm.Spec {
 func (h bare) Without() vm.Set {
 	t, err := parseURI(h.conf.URI)
 	require.NoError(h.t, err)
-	return (vm.AllOfDrivers | vm.AllOfMachines) &^ t.can()
+	return absent(t)
 }
 
 // full is one with guests, and a vmtest.Jobber.

@@ -68,6 +68,46 @@ func TestALostConnectionIsMadeAnewAndMachinesLiveOn(t *testing.T) {
 	assert.Equal(t, vm.EndCrashed, (<-told).Kind)
 }
 
+// An end that comes while nobody listens is seen when there is a connection
+// again, not only at the next poll.
+func TestAnEndDuringALossIsSeenAtTheNextConnection(t *testing.T) {
+	h, d := openFake(t, func(c *Config) { c.Poll = time.Hour })
+	m := startFake(t, d, fakeSpec())
+	told := make(chan error, 1)
+	go func() {
+		_, err := m.Wait(context.WithoutCancel(t.Context()))
+		told <- err
+	}()
+	h.mu.Lock()
+	for c := range h.conns {
+		c.events = func(event) {} // the line is dead, and nobody knows yet
+	}
+	h.mu.Unlock()
+	h.stop(string(m.ID()), offDestroyed)
+	h.restart()
+	require.NoError(t, <-told)
+}
+
+func TestAQuestionThatIsLostIsAskedAgain(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	for _, op := range []string{"look", "kill"} {
+		h.hooks(once(op, lostError()), nil)
+		require.NoError(t, m.Kill(t.Context()), op)
+		require.NoError(t, m.Start(t.Context()))
+	}
+}
+
+func TestAMachineThatCannotBeReadMakesListAnError(t *testing.T) {
+	_, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	require.NoError(t, os.WriteFile(m.path(runFile), []byte("{"), 0o600))
+	all, err := d.List(t.Context())
+	require.ErrorContains(t, err, runFile)
+	assert.Empty(t, all)
+	require.NoError(t, os.Remove(m.path(runFile)))
+}
+
 func TestACallWaitsForTheHypervisorAndThenSaysHostLost(t *testing.T) {
 	h, d := openFake(t, func(c *Config) { c.Reconnect = 200 * time.Millisecond })
 	h.mu.Lock()
@@ -392,7 +432,12 @@ func TestAnInputThatIsTooLargeIsRefused(t *testing.T) {
 	m := startFake(t, d, fakeSpec())
 	require.ErrorIs(t, m.Insert(t.Context(), 0, picture(8192)), vm.ErrTooLarge)
 	require.NoError(t, m.Insert(t.Context(), 0, picture(4096)))
+	require.NoError(t, m.Insert(t.Context(), 0, picture(1000)))
 	b, err := os.ReadFile(m.path(inputFile(0)))
+	require.NoError(t, err)
+	assert.Equal(t, strings.Repeat("p", 1000)+strings.Repeat("\x00", 3096), string(b), "nothing of the one before")
+	require.NoError(t, m.Insert(t.Context(), 0, picture(4096)))
+	b, err = os.ReadFile(m.path(inputFile(0)))
 	require.NoError(t, err)
 	assert.Equal(t, strings.Repeat("p", 4096), string(b))
 	require.NoError(t, m.Eject(t.Context(), 0))
