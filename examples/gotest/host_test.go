@@ -55,7 +55,7 @@ func sameAsHost(t *testing.T, flags string, patterns ...string) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	var out bytes.Buffer
-	report, err := test(ctx, o, &out, packs, func() error { return compile(ctx, dir, packs, o) })
+	report, err := test(ctx, o, &lines{w: &out}, packs, func() error { return compile(ctx, dir, packs, o) })
 	require.NoError(t, err, out.String())
 	machines := map[string]string{}
 	for c := range report.All() {

@@ -44,7 +44,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f := flag.NewFlagSet("gotest", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	f.Usage = func() {
-		fmt.Fprintln(stderr, "usage: gotest [flags] packages")
+		_, _ = fmt.Fprintln(stderr, "usage: gotest [flags] packages")
 		f.PrintDefaults()
 	}
 	f.StringVar(&o.driver, "driver", "local", "what machines are made of: local or libvirt")

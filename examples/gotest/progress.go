@@ -9,10 +9,23 @@ import (
 	"github.com/bullpen-vm/bullpen/result"
 )
 
+// lines is what is printed; its first error stays, and is the command's in the
+// end.
+type lines struct {
+	w   io.Writer
+	err error
+}
+
+func (l *lines) printf(format string, args ...any) {
+	if _, err := fmt.Fprintf(l.w, format, args...); err != nil && l.err == nil {
+		l.err = fmt.Errorf("print: %w", err)
+	}
+}
+
 // progress prints what go test prints: packages as they end, in front of each
 // what its failed tests wrote.
 type progress struct {
-	w       io.Writer
+	w       *lines
 	verbose bool
 	open    map[*pack]*openPack
 }
@@ -25,7 +38,7 @@ type openPack struct {
 	counts      map[result.Status]int
 }
 
-func newProgress(w io.Writer, verbose bool) *progress {
+func newProgress(w *lines, verbose bool) *progress {
 	return &progress{w: w, verbose: verbose, open: map[*pack]*openPack{}}
 }
 
@@ -69,7 +82,7 @@ func (p *progress) ended(of *pack, cases []result.Case, took time.Duration) {
 	if o.ran > 1 {
 		shards = fmt.Sprintf("\t(%d shards on %d machines)", o.ran, len(o.machines))
 	}
-	fmt.Fprintf(p.w, "%s\t%s\t%.3fs%s\n", word, of.name, o.took.Seconds(), shards)
+	p.w.printf("%s\t%s\t%.3fs%s\n", word, of.name, o.took.Seconds(), shards)
 }
 
 // test prints one test: its line, and what it wrote.
@@ -78,13 +91,13 @@ func (p *progress) test(c *result.Case) {
 		result.Passed: "PASS", result.Skipped: "SKIP", result.Failed: "FAIL", result.TimedOut: "TIMEOUT",
 		result.Errored: "ERROR", result.Aborted: "ABORTED", result.Blocked: "BLOCKED",
 	}[c.Status]
-	fmt.Fprintf(p.w, "--- %s: %s (%.2fs)\n", word, c.Name, c.Duration.Seconds())
+	p.w.printf("--- %s: %s (%.2fs)\n", word, c.Name, c.Duration.Seconds())
 	out := c.Output.String()
 	if c.Message != "" && !strings.Contains(out, c.Message) {
-		fmt.Fprintf(p.w, "    %s\n", result.Shorten(c.Message, 300))
+		p.w.printf("    %s\n", result.Shorten(c.Message, 300))
 	}
 	if out != "" {
-		fmt.Fprintln(p.w, strings.TrimSuffix(out, "\n"))
+		p.w.printf("%s\n", strings.TrimSuffix(out, "\n"))
 	}
 }
 
@@ -94,23 +107,23 @@ func (p *progress) none(of *pack) {
 	if of.binary != "" {
 		what = "[no tests to run]"
 	}
-	fmt.Fprintf(p.w, "?   \t%s\t%s\n", of.name, what)
+	p.w.printf("?   \t%s\t%s\n", of.name, what)
 }
 
 // broken is a package that cannot be built or listed.
 func (p *progress) broken(of *pack) {
-	fmt.Fprintf(p.w, "# %s\n%s\nFAIL\t%s [%s failed]\n", of.name, strings.TrimSuffix(of.output, "\n"), of.name, of.broken)
+	p.w.printf("# %s\n%s\nFAIL\t%s [%s failed]\n", of.name, strings.TrimSuffix(of.output, "\n"), of.name, of.broken)
 }
 
 // summary is the last lines: what is bad once more, the counts.
-func summary(w io.Writer, r *result.Report, machines int, took time.Duration) {
+func summary(w *lines, r *result.Report, machines int, took time.Duration) {
 	for c := range r.All() {
 		if c.Status.Bad() || c.Status == result.Errored || c.Flaky {
 			flaky := ""
 			if c.Flaky {
 				flaky = " (flaky)"
 			}
-			fmt.Fprintf(w, "%s%s: %s %s: %s\n", c.Status, flaky, c.Suite, c.Name, result.Shorten(c.Message, 120))
+			w.printf("%s%s: %s %s: %s\n", c.Status, flaky, c.Suite, c.Name, result.Shorten(c.Message, 120))
 		}
 	}
 	var counts []string
@@ -119,5 +132,5 @@ func summary(w io.Writer, r *result.Report, machines int, took time.Duration) {
 			counts = append(counts, fmt.Sprintf("%d %s", n, s))
 		}
 	}
-	fmt.Fprintf(w, "%d tests: %s in %v on %d machines\n", r.Len(), strings.Join(counts, ", "), took.Round(time.Millisecond), machines)
+	w.printf("%d tests: %s in %v on %d machines\n", r.Len(), strings.Join(counts, ", "), took.Round(time.Millisecond), machines)
 }

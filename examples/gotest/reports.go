@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,22 +13,22 @@ import (
 )
 
 // write writes the reports into the folder and says where they are.
-func write(w io.Writer, dir string, r *result.Report) error {
+func write(w *lines, dir string, r *result.Report) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	xml := filepath.Join(dir, "junit.xml")
-	lines := filepath.Join(dir, "cases.jsonl")
+	cases := filepath.Join(dir, "cases.jsonl")
 	events := filepath.Join(dir, "test2json.jsonl")
 	err := errors.Join(
 		junit.WriteFile(xml, r, &junit.Options{Name: "gotest", NoOutput: true}),
-		writeFile(lines, r.WriteJSONLines),
+		writeFile(cases, r.WriteJSONLines),
 		writeFile(events, func(w io.Writer) error { return gojson.Write(w, r, nil) }),
 	)
 	if err == nil {
-		fmt.Fprintf(w, "JUnit: %s\nJSON lines: %s\nas of go test -json: %s\n", xml, lines, events)
+		w.printf("JUnit: %s\nJSON lines: %s\nas of go test -json: %s\n", xml, cases, events)
 	}
-	return err
+	return errors.Join(err, w.err)
 }
 
 func writeFile(name string, write func(io.Writer) error) (err error) {

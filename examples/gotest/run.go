@@ -43,17 +43,18 @@ func run(ctx context.Context, o options, w io.Writer) (code int, err error) {
 		return 2, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	report, err := test(ctx, o, w, packs, func() error { return compile(ctx, dir, packs, o) })
+	out := &lines{w: w}
+	report, err := test(ctx, o, out, packs, func() error { return compile(ctx, dir, packs, o) })
 	if report == nil {
 		return 2, err
 	}
-	summary(w, report, o.machines, time.Since(begun))
-	return report.ExitCode(), errors.Join(err, write(w, o.out, report))
+	summary(out, report, o.machines, time.Since(begun))
+	return report.ExitCode(), errors.Join(err, write(out, o.out, report))
 }
 
 // test runs the packages' tests. build is called while the machines boot. There
 // may be a report beside an error: what was found out before it.
-func test(ctx context.Context, o options, w io.Writer, packs []*pack, build func() error) (report *result.Report, err error) {
+func test(ctx context.Context, o options, w *lines, packs []*pack, build func() error) (report *result.Report, err error) {
 	m, err := open(ctx, o)
 	if err != nil {
 		return nil, err
