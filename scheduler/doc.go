@@ -14,7 +14,8 @@
 // one worker in one batch, unless the group is longer than a quarter of a
 // worker's fair share: then it is cut. A worker that already ran a task with an
 // affinity key, or a longer part of it, gets the like of it first as long as
-// nothing more urgent is delayed by that.
+// nothing more urgent is delayed by that. Tasks of one [Task.Apart] key never
+// share a worker. Demands that a source does not answer make way by age.
 //
 // # Failure
 //
@@ -24,6 +25,13 @@
 // results. A task that was started and lost Config.PoisonAfter times is poison
 // and ends as errored; so do tasks whose source keeps failing. A task whose
 // dependency did not end as asked is blocked, with the cause.
+//
+// # Executors
+//
+// A [Registry] holds executors by name: those that run a task themselves
+// ([Runner]) and those that submit it to a queueing system, poll its state and
+// cancel it ([Submitter]). It is a Source like any other; tasks name theirs with
+// the label [ExecutorLabel].
 //
 // # Decisions
 //
