@@ -173,7 +173,50 @@ func (q *queue) down(i int) {
 // urgent is moved when it is met at the top.
 type ranking struct {
 	rows  []rank
-	place map[int32]int32 // by class
+	place places
+}
+
+// places says where in a ranking each class is: the first classes, which are
+// all in most runs, by index, for a map costs more than the decision; the rest,
+// which may be a million, by a map.
+type places struct {
+	low  []int32 // the place and one; zero: not in
+	high map[int32]int32
+}
+
+const lowClasses = 1024
+
+func (p *places) at(class int32) (int32, bool) {
+	if class < lowClasses {
+		if int(class) >= len(p.low) {
+			return 0, false
+		}
+		return p.low[class] - 1, p.low[class] > 0
+	}
+	i, in := p.high[class]
+	return i, in
+}
+
+func (p *places) set(class, i int32) {
+	if class < lowClasses {
+		for int(class) >= len(p.low) {
+			p.low = append(p.low, 0)
+		}
+		p.low[class] = i + 1
+		return
+	}
+	if p.high == nil {
+		p.high = make(map[int32]int32)
+	}
+	p.high[class] = i
+}
+
+func (p *places) drop(class int32) {
+	if class < lowClasses {
+		p.low[class] = 0
+		return
+	}
+	delete(p.high, class)
 }
 
 type rank struct {
@@ -193,7 +236,7 @@ func (a rank) before(b rank) bool {
 
 func (r *ranking) put(i int, row rank) {
 	r.rows[i] = row
-	r.place[row.class] = int32(i)
+	r.place.set(row.class, int32(i))
 }
 
 // raise puts a class in, or moves it up.
@@ -204,10 +247,7 @@ func (r *ranking) raise(class int32, u urgency) {
 		}
 		return
 	}
-	if r.place == nil {
-		r.place = make(map[int32]int32)
-	}
-	at, in := r.place[class]
+	at, in := r.place.at(class)
 	i := int(at)
 	row := rank{u, class}
 	switch {
@@ -233,7 +273,7 @@ func (r *ranking) lower(u urgency) {
 	row := r.rows[0]
 	row.urgency = u
 	if u.none() {
-		delete(r.place, row.class)
+		r.place.drop(row.class)
 		last := len(r.rows) - 1
 		row = r.rows[last]
 		r.rows = r.rows[:last]

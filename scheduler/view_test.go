@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"pgregory.net/rapid"
 )
 
 func TestTheLiveViewTellsWhatRunsWhereAndWhatWaitsForWhat(t *testing.T) {
@@ -277,4 +278,35 @@ func TestInfraMarksOnceAndNothingOfNothing(t *testing.T) {
 	assert.True(t, IsInfra(fmt.Errorf("wrapped: %w", Infra(err))))
 	assert.ErrorIs(t, Infra(err), err)
 	assert.Equal(t, Infra(err), Infra(Infra(err)))
+}
+
+func TestARankingGivesTheMostUrgentOfFewAndOfManyClasses(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		var r ranking
+		truth := make(map[int32]urgency)
+		now := func(c int32) urgency { return truth[c] }
+		for range rapid.IntRange(1, 60).Draw(t, "steps") {
+			// On both sides of where the map begins.
+			c := rapid.SampledFrom([]int32{0, 1, 2, 3, lowClasses - 1, lowClasses, lowClasses + 1, 5000}).Draw(t, "class")
+			u := urgency{hi: uint64(rapid.IntRange(0, 3).Draw(t, "hi")), lo: float64(rapid.IntRange(0, 5).Draw(t, "lo"))}
+			if u.none() {
+				u = urgency{}
+			}
+			truth[c] = u
+			if !u.none() {
+				r.raise(c, u)
+			}
+			best, found := rank{}, false
+			for class, u := range truth {
+				if x := (rank{u, class}); !u.none() && (!found || x.before(best)) {
+					best, found = x, true
+				}
+			}
+			got, ok := r.top(now)
+			if ok != found || found && got != best {
+				t.Fatalf("top is %v %v, want %v %v", got, ok, best, found)
+			}
+		}
+	})
 }
