@@ -166,3 +166,39 @@ func TestKindsThatDieEndTheirTasksInTheOrderInWhichTheyWereAdded(t *testing.T) {
 		assert.Equal(t, want, got)
 	})
 }
+
+func TestTheOldestDemandMakesWayFirst(t *testing.T) {
+	t.Parallel()
+	conf, err := Config{Workers: 2, Rotate: time.Minute}.filled()
+	require.NoError(t, err)
+	m := newMachine(conf)
+	var withdrawn []string
+	feed := func(at time.Duration, in input) {
+		in.At = at
+		require.NoError(t, m.feed(&in))
+		for _, a := range m.out {
+			if a.kind == doWithdraw {
+				withdrawn = append(withdrawn, m.ids[m.demands[a.id].task])
+			}
+		}
+		m.out = m.out[:0]
+	}
+	wants := func(id string) []spec {
+		return []spec{{ID: id, Estimate: time.Second, Labels: map[string]string{"for": id}}}
+	}
+	feed(0, input{Kind: inStart})
+	feed(0, input{Kind: inAdd, Specs: wants("older")})
+	feed(30*time.Second, input{Kind: inAdd, Specs: wants("newer")})
+	feed(45*time.Second, input{Kind: inAdd, Specs: wants("usual")})
+	assert.Empty(t, withdrawn, "none is old yet")
+	feed(50*time.Second, input{Kind: inTick})
+	assert.Empty(t, withdrawn)
+	feed(2*time.Minute, input{Kind: inTick})
+	assert.Equal(t, []string{"older"}, withdrawn, "one at a time, the oldest")
+	feed(2*time.Minute, input{Kind: inRefused, ID: 0, Text: "context canceled"})
+	assert.Equal(t, []string{"older", "newer"}, withdrawn, "then the next, for the one that made way: they take turns")
+	assert.Len(t, m.classes[m.tasks[2].class].demands, 1, "there is room for it now")
+	explained, err := m.explain("older", 2*time.Minute)
+	require.NoError(t, err)
+	assert.Contains(t, explained, "wants a worker with for=older")
+}
