@@ -64,6 +64,9 @@ func TestConformanceOfTheEmbeddedDriver(t *testing.T) {
 }
 
 func TestConformanceOfTheSystemsDaemon(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	d, g := newDaemon(t)
 	vmtest.Run(t, whole{bare: bare{t, d.conf()}, guest: g})
 }

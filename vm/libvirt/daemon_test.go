@@ -26,6 +26,30 @@ type daemon struct {
 	cmd *exec.Cmd
 }
 
+// aloneVariable names the test that a process was started for.
+const aloneVariable = "BULLPEN_TEST_ALONE"
+
+// alone runs the test in a process of its own and reports whether this is it: a
+// process with the embedded driver reaches no daemon.
+func alone(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(aloneVariable) == t.Name() {
+		return true
+	}
+	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=10m")
+	cmd.Env = append(os.Environ(), aloneVariable+"="+t.Name())
+	out, err := cmd.CombinedOutput()
+	switch {
+	case err != nil:
+		t.Errorf("in a process of its own: %v\n%s", err, out)
+	case strings.Contains(string(out), "--- SKIP: "+t.Name()+" "):
+		t.Skipf("%s", out)
+	default:
+		t.Logf("%s", out)
+	}
+	return false
+}
+
 // newDaemon starts one, or skips.
 func newDaemon(t testing.TB) (*daemon, initramfs.Guest) {
 	t.Helper()

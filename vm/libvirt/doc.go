@@ -14,7 +14,8 @@
 //
 //   - test:///default: inside this process, no guests; for tests of a harness.
 //   - qemu:///embed?root=DIR: libvirt's QEMU driver inside this process, no daemon,
-//     no root needed. One process at a time has a root, and one root a process.
+//     no root needed. One process at a time has a root, one root a process, and
+//     such a process reaches no daemon of this computer any more.
 //     Without an etc/qemu.conf in it, Open writes one. libvirt's warnings go
 //     to DIR/log/libvirt.log unless LIBVIRT_LOG_OUTPUTS is set.
 //   - qemu:///session, qemu:///system, qemu+unix:///system?socket=...: a daemon.

@@ -72,12 +72,29 @@ func TestALostConnectionIsMadeAnewAndMachinesLiveOn(t *testing.T) {
 // again, not only at the next poll.
 func TestAnEndDuringALossIsSeenAtTheNextConnection(t *testing.T) {
 	h, d := openFake(t, func(c *Config) { c.Poll = time.Hour })
-	m := startFake(t, d, fakeSpec())
-	told := make(chan error, 1)
+	started := startFake(t, d, fakeSpec())
+	// Another driver, for one that started a machine looks often.
+	conf := d.conf
+	other, err := open(t.Context(), conf, h.dial)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, other.Close()) })
+	m, err := other.Open(t.Context(), started.ID())
+	require.NoError(t, err)
+	told, asked := make(chan error, 1), make(chan struct{})
+	h.hooks(nil, func(op, _ string) error {
+		if op == "look" {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+		}
+		return nil
+	})
 	go func() {
-		_, err := m.Wait(context.WithoutCancel(t.Context()))
+		_, err := m.(*machine).Wait(context.WithoutCancel(t.Context()))
 		told <- err
 	}()
+	<-asked
 	h.mu.Lock()
 	for c := range h.conns {
 		c.events = func(event) {} // the line is dead, and nobody knows yet
@@ -165,7 +182,9 @@ func TestACreateWhoseAnswerIsLostLeavesNothing(t *testing.T) {
 
 func TestAStartWhoseAnswerIsLostLeavesTheMachineOff(t *testing.T) {
 	h, d := openFake(t, nil)
-	m, err := d.Create(t.Context(), fakeSpec())
+	s := fakeSpec()
+	s.OnExit = vm.Survive // or it would end with its connection
+	m, err := d.Create(t.Context(), s)
 	require.NoError(t, err)
 	h.hooks(nil, once("start", lostError()))
 	err = m.Start(t.Context())
@@ -174,6 +193,7 @@ func TestAStartWhoseAnswerIsLostLeavesTheMachineOff(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, vm.StateDefined, info.State)
 	require.NoError(t, m.Start(t.Context()))
+	require.NoError(t, m.Destroy(t.Context()))
 }
 
 func TestAStartThatComesTooLateIsUndone(t *testing.T) {

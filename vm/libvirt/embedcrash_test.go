@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/internal/need"
 )
 
 // cleanerRole makes the test program the next harness of a root.
@@ -58,7 +59,7 @@ func TestSoakNothingIsLeftOfAKilledHarnessOnAnEmbeddedDriver(t *testing.T) {
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
 	uri, root := "qemu:///embed?root="+dir, filepath.Join(dir, "r")
-	for i, k := range moments(soak(t, 20)) {
+	for i, k := range moments(need.Soak(t, 4, 20)) {
 		killHarness(t, uri, root, g, k.word, k.after)
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), cleanerRole+"="+uri+"\n"+root)
@@ -78,18 +79,6 @@ func leftFiles(t *testing.T, root string) {
 		}
 		return err
 	}))
-}
-
-// soak scales a full count by BULLPEN_SOAK; without it a few rounds are run.
-func soak(t *testing.T, full int) int {
-	t.Helper()
-	scale := 0.08
-	if s := os.Getenv("BULLPEN_SOAK"); s != "" {
-		var err error
-		scale, err = strconv.ParseFloat(s, 64)
-		require.NoError(t, err)
-	}
-	return max(4, int(float64(full)*scale))
 }
 
 // roles runs what this program was started for instead of tests.

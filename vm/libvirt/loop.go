@@ -28,6 +28,16 @@ type eventLoop struct {
 	sinks    sinks  // of its events: libvirt takes the same callback once a connection
 }
 
+// reaches refuses what libvirt would refuse with a text that says nothing.
+func (l *eventLoop) reaches(t target) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.embedded != nil && !t.remote() && t.kind != kindTest {
+		return fmt.Errorf("this process has opened %s, after which libvirt lets it reach no daemon of this computer: use one or the other", l.uri)
+	}
+	return nil
+}
+
 // sinks hand one stream of events to many.
 type sinks struct {
 	mu  sync.Mutex

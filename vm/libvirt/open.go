@@ -78,6 +78,9 @@ func newConnection(uri string, sink func(event), closed func(string)) (*connecti
 		}
 		return &connection{raw: raw, shared: true, events: events.sinks.add(sink)}, nil
 	}
+	if err := events.reaches(t); err != nil {
+		return nil, err
+	}
 	raw, err := lv.NewConnect(uri)
 	if err != nil {
 		return nil, wrap(err, false)

@@ -19,11 +19,15 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
+	"github.com/bullpen-vm/bullpen/internal/need"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
 // FIELD (c) 32: a connection that libvirtd dropped never works again.
 func TestMachinesOutliveARestartOfLibvirtdInTheMiddleOfAJob(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	d, g := newDaemon(t)
 	driver, err := Open(t.Context(), d.conf())
 	require.NoError(t, err)
@@ -60,6 +64,9 @@ func TestMachinesOutliveARestartOfLibvirtdInTheMiddleOfAJob(t *testing.T) {
 }
 
 func TestCallsAnswerHostLostWhileLibvirtdIsAway(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	d, g := newDaemon(t)
 	conf := d.conf()
 	conf.Reconnect = time.Second
@@ -180,8 +187,11 @@ func moments(n int) (all []struct {
 }
 
 func TestSoakNothingIsLeftOfAKilledHarnessOnTheSystem(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	d, g := newDaemon(t)
-	for i, k := range moments(soak(t, 50)) {
+	for i, k := range moments(need.Soak(t, 4, 50)) {
 		killHarness(t, d.uri(), d.conf().Root, g, k.word, k.after)
 		driver, err := Open(t.Context(), d.conf())
 		require.NoError(t, err, "round %d", i)
