@@ -133,7 +133,7 @@ func (c *Cache) build(ctx context.Context, key string, found *scan, plan *ext4.P
 	if err != nil {
 		return nil, &OpError{Op: "cache", Name: c.dir, Err: pathCause(err)}
 	}
-	defer closeLocked(tmp)
+	defer closeLocked(tmp) //nolint:errcheck // closing unlocks too
 	image, err = c.fill(ctx, tmp, key, found, plan)
 	if err != nil {
 		os.Remove(tmp.Name())

@@ -98,7 +98,7 @@ func (c *Cache) evict(key string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	defer closeLocked(f)
+	defer closeLocked(f) //nolint:errcheck // closing unlocks too
 	free, err := lockExclusive(f)
 	if err != nil || !free {
 		return false, err
@@ -138,7 +138,7 @@ func removeUnlocked(name string) error {
 	if err != nil {
 		return gone(err)
 	}
-	defer closeLocked(f)
+	defer closeLocked(f) //nolint:errcheck // closing unlocks too
 	free, err := lockExclusive(f)
 	if err != nil || !free {
 		return err

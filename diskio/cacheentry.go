@@ -52,7 +52,7 @@ func (c *Cache) replace(name string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	defer closeLocked(tmp)
+	defer closeLocked(tmp) //nolint:errcheck // closing unlocks too
 	_, err = tmp.Write(b)
 	if err == nil {
 		err = os.Rename(tmp.Name(), name)
@@ -95,7 +95,7 @@ func (c *Cache) open(ctx context.Context, key string) (image *Image, why, err er
 				return c.check(ctx, f, key)
 			}
 		}
-		closeLocked(f)
+		_ = closeLocked(f)
 		if err != nil {
 			return nil, nil, &OpError{Op: "cache", Name: c.imagePath(key), Err: pathCause(err)}
 		}
@@ -110,7 +110,7 @@ func (c *Cache) open(ctx context.Context, key string) (image *Image, why, err er
 func (c *Cache) check(ctx context.Context, f *os.File, key string) (_ *Image, why, err error) {
 	image, err := newImage(f, c.imagePath(key))
 	if err != nil {
-		closeLocked(f)
+		_ = closeLocked(f)
 		return nil, nil, &OpError{Op: "cache", Name: c.imagePath(key), Err: err}
 	}
 	image.locked = true
@@ -178,7 +178,7 @@ func (c *Cache) temp() (*os.File, error) {
 				return f, nil
 			}
 		}
-		closeLocked(f)
+		_ = closeLocked(f)
 		if err != nil {
 			return nil, err
 		}

@@ -29,7 +29,7 @@ func (c *Cache) key(ctx context.Context, s *scan, plan *ext4.Plan) (string, erro
 	if look != "" {
 		if b, err := os.ReadFile(c.lookPath(look)); err == nil && keyPattern.Match(b) {
 			now := time.Now()
-			os.Chtimes(c.lookPath(look), now, now) // or it is removed early, no harm
+			_ = os.Chtimes(c.lookPath(look), now, now) // or it is removed early, no harm
 			return string(b), nil
 		}
 	}

@@ -259,9 +259,9 @@ func (x *extraction) copy(out *os.File, in fs.File, size int64) (readErr, writeE
 			}
 		}
 		switch {
-		case err == io.EOF && n == size:
+		case errors.Is(err, io.EOF) && n == size:
 			return nil, nil
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return fmt.Errorf("%w: it has %d of the %d bytes that it says", ErrCorrupt, n, size), nil
 		case err != nil:
 			return err, nil
@@ -281,7 +281,7 @@ func (x *extraction) copyData(out *os.File, in holed, size int64) (readErr, writ
 				return context.Cause(x.ctx), nil
 			}
 			b := x.buf[:min(int64(len(x.buf)), end-at)]
-			if _, err := in.ReadAt(b, at); err != nil && err != io.EOF {
+			if _, err := in.ReadAt(b, at); err != nil && !errors.Is(err, io.EOF) {
 				return err, nil
 			}
 			if _, err := out.WriteAt(b, at); err != nil {

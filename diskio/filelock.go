@@ -17,7 +17,7 @@ func lockExclusive(f *os.File) (ok bool, err error) { return flock(f, syscall.LO
 
 func flock(f *os.File, how int) (bool, error) {
 	_, err := ignoringEINTR(func() (int, error) { return 0, syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB) })
-	if err == syscall.EWOULDBLOCK {
+	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return false, nil
 	}
 	return err == nil, err

@@ -124,7 +124,7 @@ func (f *file) Read(p []byte) (int, error) {
 	}
 	n, err := f.ReadAt(p, f.at)
 	f.at += int64(n)
-	if n > 0 && err == io.EOF {
+	if n > 0 && errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return n, err
@@ -138,7 +138,7 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 		return 0, pathError("read", f.path, fs.ErrInvalid)
 	}
 	n, err := f.data.ReadAt(p, off)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		err = pathError("read", f.path, err)
 	}
 	return n, err

@@ -113,6 +113,6 @@ func (s *scan) apart(dst string) error {
 // of os.CreateTemp keep other users, such as a hypervisor's, out.
 func createTemp(dir, prefix string) (*os.File, error) {
 	var random [8]byte
-	rand.Read(random[:]) // never fails
+	_, _ = rand.Read(random[:]) // never fails
 	return os.OpenFile(filepath.Join(dir, prefix+hex.EncodeToString(random[:])), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o666)
 }

@@ -33,7 +33,7 @@ func (r *resultsReader) take(rec record, before [32]byte) error {
 	// Errors of this function are about the record that was just read.
 	at, number := rec.at-recordHeader, r.number-1
 	fail := func(format string, args ...any) error {
-		err := r.corrupt(format, args...).(*damageError)
+		err := r.corrupt(format, args...).(*damageError) //nolint:errorlint // it makes these
 		err.at, err.number = at, number
 		return err
 	}
@@ -152,7 +152,7 @@ func (r *resultsReader) takeOutput(rec record, step *StepResult, fail func(strin
 	case len(*out)+len(data) > r.ticket.Head+r.ticket.Tail:
 		return fail("more output of a step than the %d bytes asked for", r.ticket.Head+r.ticket.Tail)
 	case r.output+int64(len(data)) > r.limits.MaxOutput:
-		err := fail("").(*damageError)
+		err := fail("").(*damageError) //nolint:errorlint // it makes these
 		err.err = &limitError{"bytes of output", r.limits.MaxOutput}
 		return err
 	}
@@ -218,7 +218,7 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 			return fail("file %q: there is one already", b.Path)
 		}
 		if r.artifacts++; r.artifacts > r.limits.MaxArtifacts {
-			err := fail("").(*damageError)
+			err := fail("").(*damageError) //nolint:errorlint // it makes these
 			err.err = &limitError{"artifacts", int64(r.limits.MaxArtifacts)}
 			return err
 		}
@@ -250,7 +250,7 @@ func (r *resultsReader) takeFile(rec record, part *PartResult, fail func(string,
 			return fail("note: %v", err)
 		}
 		if r.artifacts++; r.artifacts > r.limits.MaxArtifacts {
-			err := fail("").(*damageError)
+			err := fail("").(*damageError) //nolint:errorlint // it makes these
 			err.err = &limitError{"artifacts", int64(r.limits.MaxArtifacts)}
 			return err
 		}

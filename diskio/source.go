@@ -65,7 +65,7 @@ func (c *copier) open(p *packFile) (int, error) {
 		flags |= syscall.O_NOFOLLOW
 	}
 	fd, err := ignoringEINTR(func() (int, error) { return syscall.Openat(c.dirFD, p.name, flags, 0) })
-	if err == syscall.ENOENT || err == syscall.ELOOP {
+	if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ELOOP) {
 		return -1, fmt.Errorf("%w: %w", ErrChanged, err)
 	}
 	return fd, err
@@ -103,7 +103,7 @@ func (d *hostDir) same(f *os.File) error {
 func ignoringEINTR(call func() (int, error)) (int, error) {
 	for {
 		n, err := call()
-		if err != syscall.EINTR {
+		if !errors.Is(err, syscall.EINTR) {
 			return n, err
 		}
 	}

@@ -29,7 +29,7 @@ func TestAFixedTermEndsByItselfAndIsNotRenewed(t *testing.T) {
 		require.Equal(t, 40*time.Minute+1, left, "not beyond the longest term")
 		time.Sleep(left - 1)
 		require.NoError(t, l.Check())
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		require.ErrorIs(t, l.Check(), ErrLost)
 		require.ErrorContains(t, l.Check(), "fixed term of 1h0m0s is over")
 		<-l.Done()

@@ -134,7 +134,7 @@ func (m *Manager) session(ctx context.Context) (*session, error) {
 		}
 		m.mu.Unlock()
 		if err == nil && closing {
-			s.remove(ctx)
+			_ = s.remove(ctx) // nobody renews it: it expires
 			err = ErrClosed
 		}
 		close(making) // last: Close waits for it
@@ -176,7 +176,7 @@ func (m *Manager) newSession(ctx context.Context) (*session, error) {
 	s.rec = rec
 	s.deadline.Store(start + int64(m.config.TTL))
 	if !s.check(m.clock.now()) {
-		s.remove(ctx)
+		_ = s.remove(ctx) // nobody renews it: it expires
 		return nil, fmt.Errorf("session record: the store took longer than the TTL of %v", m.config.TTL)
 	}
 	return s, nil

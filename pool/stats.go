@@ -110,7 +110,7 @@ func (p *Pool) String() string {
 	for _, g := range guests {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%v\t%d\t%s\n", g.Host, g.Template, g.Name, g.State, people(g.Since), g.Uses, g.Job)
 	}
-	w.Flush()
+	_ = w.Flush() // into memory
 	fmt.Fprintf(&b, "%d of %d slots: %d ready, %d held, %d on their way; %d waiting\n",
 		s.Machines, s.Slots, s.Ready, s.Held, s.Claiming+s.Booting+s.Renewing, s.Waiting)
 	return b.String()

@@ -31,8 +31,7 @@ func (r *Report) WriteJSONLines(w io.Writer) error {
 		if err != nil {
 			return err
 		}
-		buffered.Write(line)
-		buffered.WriteByte('\n')
+		_, _ = buffered.Write(append(line, '\n')) // its error is Flush's too
 	}
 	if err := buffered.Flush(); err != nil {
 		return fmt.Errorf("result: write JSON lines: %w", err)

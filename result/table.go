@@ -109,7 +109,7 @@ func Printable(text string) string {
 		return text
 	}
 	var b strings.Builder
-	for i, width := 0, 0; i < len(text); i += width {
+	for i, width := 0, 0; i < len(text); i += width { //nolint:wastedassign // the zero is the loop's first step
 		var c rune
 		c, width = utf8.DecodeRuneInString(text[i:])
 		switch {

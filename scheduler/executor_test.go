@@ -22,19 +22,18 @@ type at struct {
 
 // queueing is a queueing system with scripted jobs.
 type queueing struct {
-	mu       sync.Mutex
-	script   map[string][]at // by task; none: pending 10 s, running 20 s, complete
-	verdict  map[string]Verdict
-	submit   func(j Job[string]) error
-	poll     func(id string) error
-	deaf     bool // Cancel does nothing
-	jobs     map[string]*fakeJob
-	order    []Job[string]
-	polls    []time.Duration // since the start of the test
-	begun    time.Time
-	now      int // jobs that are not final
-	most     int
-	accounts map[string]int
+	mu      sync.Mutex
+	script  map[string][]at // by task; none: pending 10 s, running 20 s, complete
+	verdict map[string]Verdict
+	submit  func(j Job[string]) error
+	poll    func(id string) error
+	deaf    bool // Cancel does nothing
+	jobs    map[string]*fakeJob
+	order   []Job[string]
+	polls   []time.Duration // since the start of the test
+	begun   time.Time
+	now     int // jobs that are not final
+	most    int
 }
 
 type fakeJob struct {

@@ -31,7 +31,7 @@ func (w *executorWorker[J, R]) Run(ctx context.Context, b Batch[J], emit func(Ev
 	for i := range b.Tasks {
 		t := b.Tasks[i]
 		if ctx.Err() != nil {
-			return nil // those that were not started go back, or are aborted
+			return nil //nolint:nilerr // those that were not started go back, or are aborted
 		}
 		j := Job[J]{Task: t, Attempt: b.Attempt[t.ID], Executor: w.e.Name, Account: t.Account, BeforeScript: w.e.BeforeScript}
 		if j.Account == "" {

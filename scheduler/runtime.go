@@ -51,7 +51,6 @@ type running[J, R any] struct {
 	ctx     context.Context
 	at      time.Time
 	stopped bool // its events are dropped
-	over    bool // the live count was given back
 }
 
 // note says something to the logger once the lock is given back.

@@ -28,8 +28,6 @@ type fakeSource struct {
 	out      int // demands and workers at once
 	most     int
 	workers  []*fakeWorker
-	starts   []string
-	ran      map[string]int
 	withdraw int
 }
 

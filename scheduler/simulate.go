@@ -119,7 +119,6 @@ type simulation struct {
 type simWorker struct {
 	number int
 	dies   int64
-	dead   bool
 }
 
 type simBatch struct {

@@ -31,12 +31,12 @@ type job struct {
 
 // part is one part of it.
 type part struct {
-	index          int
-	doc            diskio.JobPart
-	dir            string // of this part
-	work, in, out  string
-	deadline       time.Time // of all steps; zero: none
-	failed, cancel bool
+	index         int
+	doc           diskio.JobPart
+	dir           string // of this part
+	work, in, out string
+	deadline      time.Time // of all steps; zero: none
+	failed        bool
 }
 
 // runJob runs the job on a disk and says how it went.

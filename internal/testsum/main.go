@@ -37,7 +37,6 @@ type summary struct {
 	passed, failed, skipped int
 	skips                   map[string]int
 	outputs                 map[string][]string // by package and test, until it passed
-	low                     []string
 	coverage                map[string]string
 }
 

@@ -179,7 +179,7 @@ func (s *suite) stored(ctx context.Context, want lease.Record) error {
 // conflict wants err to be ErrConflict.
 func conflict(err error, after string) error {
 	if !errors.Is(err, lease.ErrConflict) {
-		return fmt.Errorf("%s gave %v, want ErrConflict", after, err)
+		return fmt.Errorf("%s gave %w, want ErrConflict", after, err)
 	}
 	return nil
 }

@@ -157,7 +157,7 @@ func watchEnds(ctx context.Context, s *suite) error {
 		case _, ok := <-ch:
 			if !ok {
 				if _, err := w.Watch(watchCtx, ""); !errors.Is(err, context.Canceled) {
-					return fmt.Errorf("a watch with a context that has ended gave %v", err)
+					return fmt.Errorf("a watch with a context that has ended gave %w", err)
 				}
 				return nil
 			}
@@ -212,7 +212,7 @@ func swapAll(ctx context.Context, s *suite) error {
 	late, cancel := context.WithCancel(ctx)
 	cancel()
 	if _, err := b.SwapAll(late, []lease.Swapping{{Next: record("late"), NewToken: true}}); !errors.Is(err, context.Canceled) {
-		return fmt.Errorf("with a context that has ended: %v", err)
+		return fmt.Errorf("with a context that has ended: %w", err)
 	}
 	return nil
 }

@@ -309,7 +309,7 @@ func lateContexts(ctx context.Context, s *suite) error {
 	_, errList := s.List(late, "")
 	for name, err := range map[string]error{"Swap": errSwap, "a first Swap": errCreate, "Delete": errDelete, "Load": errLoad, "List": errList} {
 		if !errors.Is(err, context.Canceled) {
-			return fmt.Errorf("%s with a context that has ended gave %v, want the context's error", name, err)
+			return fmt.Errorf("%s with a context that has ended gave %w, want the context's error", name, err)
 		}
 	}
 	if err := s.stored(ctx, rec); err != nil {

@@ -145,7 +145,7 @@ func (x *batch) exec(text string, args ...any) error {
 			return err
 		}
 		if n, err := result.RowsAffected(); err != nil || n != 1 {
-			return fmt.Errorf("%w: %.30s... changed %d rows, want 1 (%v)", ErrDamaged, text, n, err)
+			return fmt.Errorf("%w: %.30s... changed %d rows, want 1 (%v)", ErrDamaged, text, n, err) //nolint:errorlint // damaged is the word, whatever the driver says
 		}
 		return nil
 	}()

@@ -81,11 +81,11 @@ func output(r Result) result.Output {
 	var w result.OutputWriter
 	write := func(b []byte, cut int64, head int) {
 		if cut > 0 && head <= len(b) {
-			w.Write(b[:head])
+			_, _ = w.Write(b[:head]) // in memory: never fails
 			fmt.Fprintf(&w, "\n[... %d bytes cut ...]\n", cut)
 			b = b[head:]
 		}
-		w.Write(b)
+		_, _ = w.Write(b)
 		if len(b) > 0 && b[len(b)-1] != '\n' {
 			fmt.Fprintln(&w)
 		}

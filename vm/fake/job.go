@@ -148,7 +148,7 @@ func BuiltIn(ctx context.Context, c *Call) vm.Exit {
 	case "exit":
 		code := 0
 		if len(c.Argv) > 1 {
-			fmt.Sscan(c.Argv[1], &code)
+			_, _ = fmt.Sscan(c.Argv[1], &code) // zero when it is no number
 		}
 		return vm.Exit{Code: code}
 	case "sleep":

@@ -123,7 +123,7 @@ func (m *machine) changing(ctx context.Context, op string, takes time.Duration, 
 		err = did()
 	}
 	if err != nil {
-		if oe, ok := err.(*vm.OpError); ok {
+		if oe, ok := err.(*vm.OpError); ok { //nolint:errorlint // the outermost alone
 			return oe
 		}
 		return m.fail(op, err)

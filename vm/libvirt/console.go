@@ -26,7 +26,7 @@ func consoleTail(path string, n int) ([]byte, error) {
 	}
 	b := make([]byte, min(int64(n), size))
 	m, err := f.ReadAt(b, size-int64(len(b)))
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = nil
 	}
 	return b[:m], err

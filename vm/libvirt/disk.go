@@ -185,10 +185,10 @@ func fillImage(ctx context.Context, f *os.File, in vm.Image) error {
 			}
 		}
 		off += int64(n)
-		if err == io.EOF && off < in.Size() {
+		if errors.Is(err, io.EOF) && off < in.Size() {
 			return fmt.Errorf("image ended after %d bytes of %d: %w", off, in.Size(), io.ErrUnexpectedEOF)
 		}
-		if err != nil && err != io.EOF {
+		if err != nil && !errors.Is(err, io.EOF) {
 			return err
 		}
 	}

@@ -101,7 +101,7 @@ func (c agentConfig) serve(ctx context.Context, dir string, conn io.ReadWriteClo
 	case errors.Is(err, guest.ErrRefused):
 		return exitRefused, nil
 	case off, ctx.Err() != nil:
-		return exitPoweredOff, nil
+		return exitPoweredOff, nil //nolint:nilerr // that is how it was told to end
 	case err != nil:
 		return exitFailed, err
 	}

@@ -168,7 +168,7 @@ func lockEntry(ctx context.Context, path string, how int) (*flock, error) {
 func sealed(entry string) (bool, error) {
 	var was seal
 	if err := readRecord(filepath.Join(entry, sealFile), &was); err != nil {
-		return false, nil // not there, half made or damaged: all the same
+		return false, nil //nolint:nilerr // not there, half made or damaged: all the same
 	}
 	now, err := look(filepath.Join(entry, treeFolder))
 	if err != nil {

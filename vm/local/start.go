@@ -117,7 +117,7 @@ func (m *machine) launch(spec specRecord, secret string) (*run, error) {
 		return nil, errors.Join(fmt.Errorf("console: %w", err), host.Close(), control.Close())
 	}
 	defer console.Close()
-	c := exec.Command(m.d.conf.Executable)
+	c := exec.Command(m.d.conf.Executable) //nolint:noctx // it outlives the call
 	c.Args = []string{"bullpen-keeper", string(m.id)}
 	c.Dir = m.dir()
 	c.Env = append(m.environment(spec), roleVar+"=keeper:"+m.dir())

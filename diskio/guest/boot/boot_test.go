@@ -23,7 +23,7 @@ func TestParametersAreThoseOfBullpenOnTheCommandLine(t *testing.T) {
 	for line, want := range map[string]map[string]string{
 		"": {},
 		"console=ttyS0 bullpen.secret=s3=cr bullpen.incarnation=i-1 quiet\n": {"secret": "s3=cr", "incarnation": "i-1"},
-		"bullpen.flag notbullpen.x=1": {"flag": ""},
+		"bullpen.flag notbullpen.x=1":                                        {"flag": ""},
 	} {
 		assert.Equal(t, want, parameters(line), line)
 	}

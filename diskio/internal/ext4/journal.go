@@ -236,10 +236,10 @@ type tag struct {
 // tags decodes a descriptor block at a place in the log.
 func (j *journal) tags(b []byte, at uint64) ([]tag, error) {
 	size := 8
-	switch {
-	case j.csum == 3:
+	switch j.csum {
+	case 3:
 		size = 16
-	case j.csum == 2:
+	case 2:
 		size = 10
 	}
 	if j.wide && j.csum != 3 {

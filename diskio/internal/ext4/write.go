@@ -158,7 +158,7 @@ type sequence struct {
 // take gives the next n zeroed bytes to fill in, until the next call.
 func (s *sequence) take(n int) []byte {
 	if len(s.buf)+n > cap(s.buf) {
-		s.flush()
+		_ = s.flush() // kept in s.err
 	}
 	start := len(s.buf)
 	s.buf = s.buf[:start+n]
@@ -169,7 +169,7 @@ func (s *sequence) take(n int) []byte {
 
 // skip leaves n bytes as they are.
 func (s *sequence) skip(n int64) {
-	s.flush()
+	_ = s.flush() // kept in s.err
 	s.at += n
 }
 
