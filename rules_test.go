@@ -33,7 +33,7 @@ var mayImport = []struct {
 	{".", nil, "documentation"},
 }
 
-var leaves = []string{"internal/wire", "internal/atomicfile"}
+var leaves = []string{"internal/wire", "internal/atomicfile", "internal/flock"}
 
 func fits(pattern, dir string) bool {
 	if pattern == "..." {

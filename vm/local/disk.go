@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -127,14 +128,14 @@ func (m *machine) place(ctx context.Context, op string, place int, f func(path s
 		return m.d.fail(op, m.id, err)
 	}
 	path := m.path(inputFile(place))
-	lock, err := waitFlock(ctx, path+".lock", os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	lock, err := flock.Wait(ctx, path+".lock", os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	if err != nil {
 		return m.d.fail(op, m.id, m.gone(err))
 	}
 	if err = f(path); err != nil {
 		err = m.gone(err)
 	}
-	return m.d.fail(op, m.id, errors.Join(err, lock.unlock()))
+	return m.d.fail(op, m.id, errors.Join(err, lock.Unlock()))
 }
 
 // eject removes the record first: a place without one is empty.

@@ -169,7 +169,7 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (err error) {
 		if !moved {
 			err = errors.Join(err, removeTree(dir))
 		}
-		err = errors.Join(err, lock.unlock())
+		err = errors.Join(err, lock.Unlock())
 	}()
 	if err := fill(dir, place, s); err != nil {
 		return err

@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/bullpen-vm/bullpen/internal/flock"
 )
 
 // inputStore keeps inputs unpacked in the root, one folder per digest, shared by
@@ -63,11 +65,11 @@ func (s *inputStore) take(ctx context.Context, image, digest, private string) (s
 		if err == nil && whole {
 			now := time.Now()
 			if err = os.Chtimes(lock, now, now); err == nil { // for evict: it was used
-				return filepath.Join(entry, treeFolder), used.unlock, nil
+				return filepath.Join(entry, treeFolder), used.Unlock, nil
 			}
 		}
 		_, serr := os.Lstat(entry)
-		if err = errors.Join(err, used.unlock()); err != nil {
+		if err = errors.Join(err, used.Unlock()); err != nil {
 			return "", nil, err
 		}
 		made, err := s.make(ctx, image, digest, entry, lock, serr == nil)
@@ -83,9 +85,9 @@ func (s *inputStore) take(ctx context.Context, image, digest, private string) (s
 // make unpacks an entry, in place of a damaged one if there is one. It answers
 // false when the damaged one is in use.
 func (s *inputStore) make(ctx context.Context, image, digest, entry, lock string, damaged bool) (made bool, err error) {
-	var l *flock
+	var l *flock.Lock
 	if damaged {
-		if l, err = tryFlock(lock, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX); errors.Is(err, errLocked) {
+		if l, err = flock.Try(lock, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX); errors.Is(err, flock.ErrLocked) {
 			return false, nil
 		}
 	} else {
@@ -94,7 +96,7 @@ func (s *inputStore) make(ctx context.Context, image, digest, entry, lock string
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, l.unlock()) }()
+	defer func() { err = errors.Join(err, l.Unlock()) }()
 	if whole, err := sealed(entry); err != nil || whole {
 		return whole, err // somebody was faster
 	}
@@ -102,7 +104,7 @@ func (s *inputStore) make(ctx context.Context, image, digest, entry, lock string
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, removeTree(fresh), held.unlock()) }()
+	defer func() { err = errors.Join(err, removeTree(fresh), held.Unlock()) }()
 	tree := filepath.Join(fresh, treeFolder)
 	if err := os.Mkdir(tree, 0o700); err != nil {
 		return false, err
@@ -142,13 +144,13 @@ func (s *inputStore) apart(ctx context.Context, image, digest, private string) (
 }
 
 // lockEntry takes a lock on a file that evict may remove meanwhile.
-func lockEntry(ctx context.Context, path string, how int) (*flock, error) {
+func lockEntry(ctx context.Context, path string, how int) (*flock.Lock, error) {
 	for {
-		l, err := waitFlock(ctx, path, os.O_RDWR|os.O_CREATE, how)
+		l, err := flock.Wait(ctx, path, os.O_RDWR|os.O_CREATE, how)
 		if err != nil {
 			return nil, err
 		}
-		have, err := l.f.Stat()
+		have, err := l.File().Stat()
 		if err == nil {
 			var now fs.FileInfo
 			if now, err = os.Lstat(path); err == nil && os.SameFile(have, now) {
@@ -158,7 +160,7 @@ func lockEntry(ctx context.Context, path string, how int) (*flock, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}
-		if err = errors.Join(err, l.unlock()); err != nil {
+		if err = errors.Join(err, l.Unlock()); err != nil {
 			return nil, err
 		}
 	}
@@ -270,14 +272,14 @@ func (s *inputStore) evict(keep string) error {
 			break
 		}
 		lock := filepath.Join(s.dir, a.key+".lock")
-		l, err := tryFlock(lock, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-		if errors.Is(err, errLocked) {
+		l, err := flock.Try(lock, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+		if errors.Is(err, flock.ErrLocked) {
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(removeTree(filepath.Join(s.dir, a.key)), os.Remove(lock), l.unlock()); err != nil {
+		if err := errors.Join(removeTree(filepath.Join(s.dir, a.key)), os.Remove(lock), l.Unlock()); err != nil {
 			return err
 		}
 		total -= a.bytes

@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -42,7 +43,7 @@ type keeper struct {
 	dir  string
 	conf keeperConfig
 	run  runRecord
-	lock *flock
+	lock *flock.Lock
 	log  *consoleLog
 	// drained is closed when nobody can write to the console any more.
 	drained chan struct{}
@@ -102,7 +103,7 @@ func (k *keeper) start() (agent int, err error) {
 	// when the one before is gone. It may be looked at by many, so wait.
 	ctx, cancel := context.WithTimeout(context.Background(), k.conf.KillTimeout)
 	defer cancel()
-	k.lock, err = waitFlock(ctx, filepath.Join(k.dir, runLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	k.lock, err = flock.Wait(ctx, filepath.Join(k.dir, runLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	if err != nil {
 		return 0, err
 	}

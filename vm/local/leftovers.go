@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/bullpen-vm/bullpen/internal/flock"
 )
 
 // The folders that are no machines.
@@ -20,20 +22,20 @@ const (
 
 // newFolder makes a folder of the kind .new-* and locks it. Another process may
 // take it for a leftover between the two: then it is gone, and made again.
-func newFolder(ctx context.Context, parent string) (string, *flock, error) {
+func newFolder(ctx context.Context, parent string) (string, *flock.Lock, error) {
 	for {
 		dir := filepath.Join(parent, newPrefix+rand.Text())
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return "", nil, err
 		}
-		lock, err := tryFlock(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+		lock, err := flock.Try(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
 		if err == nil {
 			if _, err = os.Lstat(dir); err == nil {
 				return dir, lock, nil
 			}
-			err = errors.Join(err, lock.unlock())
+			err = errors.Join(err, lock.Unlock())
 		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errLocked) {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, flock.ErrLocked) {
 			return "", nil, err
 		}
 		if err := context.Cause(ctx); err != nil {
@@ -69,14 +71,14 @@ func (d *Driver) removeLeftovers() error {
 
 // removeUnlocked removes a folder unless somebody holds its lock.
 func removeUnlocked(path string) error {
-	lock, err := tryFlock(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
+	lock, err := flock.Try(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+	if errors.Is(err, flock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	return errors.Join(removeTree(path), lock.unlock())
+	return errors.Join(removeTree(path), lock.Unlock())
 }
 
 // removeTree removes a folder whatever modes a job gave to those below it.

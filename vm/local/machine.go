@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -190,16 +191,16 @@ func (m *machine) readEnd(boot string) (*endRecord, error) {
 // keeperAlive asks the lock that a keeper holds as long as it lives: unlike a
 // process id it cannot be somebody else's.
 func keeperAlive(dir string) (bool, error) {
-	l, err := tryFlock(filepath.Join(dir, runLock), os.O_RDWR, syscall.LOCK_SH)
+	l, err := flock.Try(filepath.Join(dir, runLock), os.O_RDWR, syscall.LOCK_SH)
 	switch {
-	case errors.Is(err, errLocked):
+	case errors.Is(err, flock.ErrLocked):
 		return true, nil
 	case errors.Is(err, fs.ErrNotExist):
 		return false, nil
 	case err != nil:
 		return false, err
 	}
-	return false, l.unlock()
+	return false, l.Unlock()
 }
 
 // operate begins an operation that changes the machine's state: one at a time,
@@ -207,26 +208,26 @@ func keeperAlive(dir string) (bool, error) {
 // is vm.ErrState.
 func (m *machine) operate(ctx context.Context, what string, wait bool) (specRecord, func() error, error) {
 	path := m.path(opLock)
-	lock, err := tryFlock(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-	if errors.Is(err, errLocked) && wait {
-		lock, err = waitFlock(ctx, path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-		if errors.Is(err, errLocked) {
-			err = fmt.Errorf("waited for %s: %w", readNote(path), err)
+	lock, err := flock.Try(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	if errors.Is(err, flock.ErrLocked) && wait {
+		lock, err = flock.Wait(ctx, path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+		if errors.Is(err, flock.ErrLocked) {
+			err = fmt.Errorf("waited for %s: %w", flock.ReadNote(path), err)
 		}
 	}
 	if err != nil {
-		if errors.Is(err, errLocked) && !wait {
-			err = fmt.Errorf("%w: %s is in progress", vm.ErrState, readNote(path))
+		if errors.Is(err, flock.ErrLocked) && !wait {
+			err = fmt.Errorf("%w: %s is in progress", vm.ErrState, flock.ReadNote(path))
 		}
 		return specRecord{}, nil, m.gone(err)
 	}
 	// Only now: whoever had the lock before may have destroyed the machine.
 	spec, err := m.spec()
 	if err == nil {
-		err = lock.note(what)
+		err = lock.Note(what)
 	}
 	if err != nil {
-		return spec, nil, errors.Join(err, lock.unlock())
+		return spec, nil, errors.Join(err, lock.Unlock())
 	}
-	return spec, lock.unlock, nil
+	return spec, lock.Unlock, nil
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -129,7 +130,7 @@ func TestLeftoversAreRemovedAndWorkInProgressIsNot(t *testing.T) {
 	assert.NoDirExists(t, filepath.Join(root, ".new-A"))
 	assert.NoDirExists(t, filepath.Join(root, ".dead-B"))
 	assert.DirExists(t, busy)
-	require.NoError(t, lock.unlock())
+	require.NoError(t, lock.Unlock())
 	testDriver(t, Config{Root: root})
 	assert.NoDirExists(t, busy)
 }
@@ -171,20 +172,20 @@ func TestAFolderThatCannotBeReadIsAnErrorAndNeverNone(t *testing.T) {
 func TestALockIsFreeOnceUnlockedAlsoWhileAChildHasTheFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")
-	l, err := tryFlock(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	l, err := flock.Try(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	require.NoError(t, err)
-	require.NoError(t, l.note("start"))
-	assert.Contains(t, readNote(path), "start by process ")
-	_, err = tryFlock(path, os.O_RDWR, syscall.LOCK_SH)
-	require.ErrorIs(t, err, errLocked)
-	child, err := syscall.Dup(int(l.f.Fd())) // as between fork and exec
+	require.NoError(t, l.Note("start"))
+	assert.Contains(t, flock.ReadNote(path), "start by process ")
+	_, err = flock.Try(path, os.O_RDWR, syscall.LOCK_SH)
+	require.ErrorIs(t, err, flock.ErrLocked)
+	child, err := syscall.Dup(int(l.File().Fd())) // as between fork and exec
 	require.NoError(t, err)
 	defer func() { _ = syscall.Close(child) }()
-	require.NoError(t, l.unlock())
-	l, err = waitFlock(testContext(t), path, os.O_RDWR, syscall.LOCK_EX)
+	require.NoError(t, l.Unlock())
+	l, err = flock.Wait(testContext(t), path, os.O_RDWR, syscall.LOCK_EX)
 	require.NoError(t, err)
-	require.NoError(t, l.unlock())
-	assert.Equal(t, "an operation", readNote(path+"x"))
+	require.NoError(t, l.Unlock())
+	assert.Equal(t, "an operation", flock.ReadNote(path+"x"))
 }
 
 func TestTheConsoleNeverGrowsBeyondItsBound(t *testing.T) {

@@ -15,13 +15,14 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/diskio"
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
 // holdLock plays a keeper that lives.
-func holdLock(t *testing.T, m *machine) *flock {
+func holdLock(t *testing.T, m *machine) *flock.Lock {
 	t.Helper()
-	l, err := tryFlock(m.path(runLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	l, err := flock.Try(m.path(runLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	require.NoError(t, err)
 	return l
 }
@@ -58,7 +59,7 @@ func TestWhatIsSaidOfAMachineFollowsFromItsRecords(t *testing.T) {
 			if c.end != nil {
 				require.NoError(t, writeRecord(m.path(endFile), c.end, false))
 			}
-			var l *flock
+			var l *flock.Lock
 			if c.alive {
 				l = holdLock(t, m)
 			}
@@ -78,7 +79,7 @@ func TestWhatIsSaidOfAMachineFollowsFromItsRecords(t *testing.T) {
 				}
 			}
 			if c.alive {
-				require.NoError(t, l.unlock())
+				require.NoError(t, l.Unlock())
 			}
 			require.NoError(t, m.Destroy(ctx), "and this process, whose id was used again, lives")
 		})
@@ -121,23 +122,23 @@ func TestAMachineOfAnotherProcessIsSeenAndEnded(t *testing.T) {
 func TestALockWhoseFileWasRemovedIsNoLock(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "lock")
-	old, err := tryFlock(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	old, err := flock.Try(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
 	require.NoError(t, err)
-	got := make(chan *flock)
+	got := make(chan *flock.Lock)
 	go func() {
 		l, err := lockEntry(testContext(t), path, syscall.LOCK_EX)
 		assert.NoError(t, err)
 		got <- l
 	}()
 	require.NoError(t, os.Remove(path))
-	require.NoError(t, old.unlock())
+	require.NoError(t, old.Unlock())
 	l := <-got
-	have, err := l.f.Stat()
+	have, err := l.File().Stat()
 	require.NoError(t, err)
 	now, err := os.Stat(path)
 	require.NoError(t, err)
 	require.True(t, os.SameFile(have, now))
-	require.NoError(t, l.unlock())
+	require.NoError(t, l.Unlock())
 }
 
 func TestWhatAFolderCannotHoldIsLeftOutAndSaid(t *testing.T) {
