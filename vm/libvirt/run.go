@@ -63,8 +63,8 @@ func (r *run) supervise() {
 	d := r.m.d
 	defer d.ops.Done()
 	if end := r.watch(); end != nil {
-		if why := r.why.Load(); why != nil && end.Kind == vm.EndKilled {
-			end.Detail = *why
+		if why := r.why.Load(); why != nil && (end.Kind == vm.EndKilled || end.Detail == qemuDied) {
+			end.Kind, end.Detail = vm.EndKilled, *why
 		}
 		if err := r.m.writeEnd(r.rec.Boot, *end); err != nil {
 			d.log.Warn("a machine's end could not be recorded", "machine", r.id, "err", err)

@@ -105,6 +105,9 @@ func (f *facts) tell(e event) {
 // reasons of virDomainEventStoppedDetailType, as those of the state shutoff.
 var stoppedReasons = [...]int{offShutdown, offDestroyed, offCrashed, offMigrated, offSaved, offFailed, offFromSnapshot}
 
+// qemuDied is the detail of an end of which libvirt knows nothing else.
+const qemuDied = "QEMU ended without a word: it died or was killed"
+
 // endOf says how a domain that is off came to its end. Poweroff, restart and, for
 // a guest without pvpanic, panic look alike to libvirt; the console tells.
 func endOf(d domain, f facts, console []byte) vm.End {
@@ -124,7 +127,7 @@ func endOf(d domain, f facts, console []byte) vm.End {
 	case reason == offShutdown:
 		return vm.End{Kind: vm.EndPoweredOff, Detail: "the guest powered off or restarted"}
 	case reason == offFailed:
-		return vm.End{Kind: vm.EndCrashed, Detail: "QEMU ended without a word: it died or was killed"}
+		return vm.End{Kind: vm.EndCrashed, Detail: qemuDied}
 	case reason == offDaemon:
 		return vm.End{Kind: vm.EndKilled, Detail: "libvirtd ended it"}
 	case reason == offSaved:

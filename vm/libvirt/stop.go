@@ -98,7 +98,12 @@ func (m *machine) killLocked(ctx context.Context, why string) error {
 
 // killDomain ends a domain; one that does not run is no error.
 func (d *Driver) killDomain(ctx context.Context, name string) error {
-	err := d.line.use(ctx, true, func(c conn) error { return c.Kill(name) })
+	spec, err := readSpec(d.dir(vm.ID(name)), name)
+	if err != nil {
+		spec.UUID = "" // a foreign one: libvirt's way has to do
+	}
+	defer d.force(spec.UUID)()
+	err = d.line.use(ctx, true, func(c conn) error { return c.Kill(name) })
 	if hasCode(err, codeInvalid) || hasCode(err, codeNoDomain) {
 		return nil
 	}

@@ -1,0 +1,76 @@
+package libvirt
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+)
+
+// forceAfter is how long libvirt may take to end a domain before the driver
+// ends QEMU itself. libvirt waits half a minute for a domain whose start was cut
+// short by the death of its process, and ten seconds for a QEMU that is stopped.
+const forceAfter = 3 * time.Second
+
+// force ends the QEMU of a domain with that uuid on this computer, unless it is
+// told to stop before forceAfter; stop waits for it. libvirt sees its end.
+func (d *Driver) force(uuid string) (stop func()) {
+	if d.target.remote() || !d.target.guests() || uuid == "" {
+		return func() {}
+	}
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		t := time.NewTimer(forceAfter)
+		defer t.Stop()
+		select {
+		case <-quit:
+			return
+		case <-t.C:
+		}
+		n, err := killQEMU("/proc", uuid)
+		if err != nil || n > 0 {
+			d.log.Warn("libvirt did not end a domain in time, so its QEMU was killed", "uuid", uuid, "processes", n, "err", err)
+		}
+	}()
+	return func() {
+		close(quit)
+		<-done
+	}
+}
+
+// killQEMU kills the processes whose arguments say "-uuid <uuid>".
+func killQEMU(proc, uuid string) (n int, err error) {
+	files, err := filepath.Glob(filepath.Join(proc, "[0-9]*", "cmdline"))
+	if err != nil {
+		return 0, err
+	}
+	for _, file := range files {
+		if !saysUUID(file, uuid) {
+			continue
+		}
+		pid, cerr := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+		if cerr != nil {
+			continue
+		}
+		p, perr := os.FindProcess(pid) // by a handle: from here on its number is its own
+		if perr != nil {
+			continue
+		}
+		if saysUUID(file, uuid) {
+			if kerr := p.Kill(); kerr != nil {
+				err = kerr
+			} else {
+				n++
+			}
+		}
+		_ = p.Release()
+	}
+	return n, err
+}
+
+func saysUUID(file, uuid string) bool {
+	b, err := os.ReadFile(file) // it may be gone, or another user's
+	return err == nil && bytes.Contains(b, []byte("\x00-uuid\x00"+uuid+"\x00"))
+}
