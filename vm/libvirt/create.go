@@ -94,7 +94,7 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (m *machine, err error) 
 		if !done {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
-		err = errors.Join(err, lock.unlock())
+		err = errors.Join(err, lock.Unlock())
 	}()
 	desc, err := d.fill(ctx, dir, place, s, accel)
 	if err != nil {

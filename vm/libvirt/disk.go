@@ -9,6 +9,7 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -145,14 +146,14 @@ func (m *machine) place(ctx context.Context, op string, place int, f func(contex
 		}
 		path := m.path(inputFile(place))
 		// The file is its own lock, for drivers only: QEMU takes another kind.
-		lock, err := waitFlock(ctx, path, os.O_RDWR, syscall.LOCK_EX)
+		lock, err := flock.Wait(ctx, path, os.O_RDWR, syscall.LOCK_EX)
 		if errors.Is(err, fs.ErrNotExist) {
 			err = fmt.Errorf("%w: its input disk was removed: %w", vm.ErrNotFound, err)
 		}
 		if err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, errors.Join(f(ctx, lock.f, spec), lock.unlock())
+		return struct{}{}, errors.Join(f(ctx, lock.File(), spec), lock.Unlock())
 	})
 	return err
 }

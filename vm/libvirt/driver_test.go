@@ -293,7 +293,7 @@ func TestFoldersWithoutADomainAreRemovedAndOthersStay(t *testing.T) {
 	for _, gone := range []string{newPrefix + "x", deadPrefix + "y", parentFolder + "/" + newPrefix + "z", parentFolder + "/" + deadPrefix + "w", socketFolder + "/stale"} {
 		assert.NoFileExists(t, filepath.Join(d.Root(), gone))
 	}
-	require.NoError(t, lock.unlock())
+	require.NoError(t, lock.Unlock())
 	require.NoError(t, lost.Destroy(t.Context()))
 }
 

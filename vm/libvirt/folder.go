@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -39,20 +40,20 @@ func isMachineName(name string) bool {
 
 // newFolder makes a folder of the kind .new-* and locks it. Another process may
 // take it for a leftover between the two: then it is gone, and made again.
-func newFolder(ctx context.Context, parent string) (string, *flock, error) {
+func newFolder(ctx context.Context, parent string) (string, *flock.Lock, error) {
 	for {
 		dir := filepath.Join(parent, newPrefix+rand.Text())
 		if err := os.Mkdir(dir, 0o711); err != nil {
 			return "", nil, err
 		}
-		lock, err := tryFlock(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+		lock, err := flock.Try(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
 		if err == nil {
 			if _, err = os.Lstat(dir); err == nil {
 				return dir, lock, nil
 			}
-			err = errors.Join(err, lock.unlock())
+			err = errors.Join(err, lock.Unlock())
 		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errLocked) {
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, flock.ErrLocked) {
 			return "", nil, err
 		}
 		if err := context.Cause(ctx); err != nil {
@@ -142,8 +143,8 @@ func (d *Driver) orphaned(ctx context.Context, name string) (bool, error) {
 // removeUnlocked removes a folder unless somebody holds its lock, if the check,
 // made under the lock, says so.
 func removeUnlocked(path string, check func() (bool, error)) error {
-	lock, err := tryFlock(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
+	lock, err := flock.Try(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
+	if errors.Is(err, flock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
@@ -156,7 +157,7 @@ func removeUnlocked(path string, check func() (bool, error)) error {
 	if err == nil && remove {
 		err = os.RemoveAll(path)
 	}
-	return errors.Join(err, lock.unlock())
+	return errors.Join(err, lock.Unlock())
 }
 
 // bury removes a machine's folder and socket, the name first: from then on a

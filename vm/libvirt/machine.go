@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -180,13 +181,13 @@ func (m *machine) operate(ctx context.Context, what string, wait bool) (specReco
 		return specRecord{Name: string(m.id)}, func() error { return nil }, nil
 	}
 	path := m.path(opLock)
-	lock, err := tryFlock(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-	if errors.Is(err, errLocked) {
+	lock, err := flock.Try(path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	if errors.Is(err, flock.ErrLocked) {
 		if !wait {
-			return specRecord{}, nil, fmt.Errorf("%w: %s is in progress", vm.ErrState, readNote(path))
+			return specRecord{}, nil, fmt.Errorf("%w: %s is in progress", vm.ErrState, flock.ReadNote(path))
 		}
-		if lock, err = waitFlock(ctx, path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX); errors.Is(err, errLocked) {
-			err = fmt.Errorf("waited for %s: %w", readNote(path), err)
+		if lock, err = flock.Wait(ctx, path, os.O_RDWR|os.O_CREATE, syscall.LOCK_EX); errors.Is(err, flock.ErrLocked) {
+			err = fmt.Errorf("waited for %s: %w", flock.ReadNote(path), err)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -202,12 +203,12 @@ func (m *machine) operate(ctx context.Context, what string, wait bool) (specReco
 		err = fmt.Errorf("%w: the machine of that name is incarnation %q by now, this was %q", vm.ErrNotFound, spec.Incarnation, m.incarnation)
 	}
 	if err == nil {
-		err = lock.note(what)
+		err = lock.Note(what)
 	}
 	if err != nil {
-		return spec, nil, errors.Join(err, lock.unlock())
+		return spec, nil, errors.Join(err, lock.Unlock())
 	}
-	return spec, lock.unlock, nil
+	return spec, lock.Unlock, nil
 }
 
 // writeEnd records how a run ended, unless that is recorded or the machine is

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -113,7 +114,7 @@ func (m *machine) save(ctx context.Context, parent string) (err error) {
 		if !done {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
-		err = errors.Join(err, lock.unlock())
+		err = errors.Join(err, lock.Unlock())
 	}()
 	// The guest has to notice that its host has left, or it would not say hello
 	// to the next.
@@ -252,15 +253,15 @@ func (d *Driver) fork(ctx context.Context, parent string, s vm.Spec) (_ *machine
 // restore runs the parent's state as the machine, under the parent's lock.
 func (d *Driver) restore(ctx context.Context, c conn, p parentRecord, s vm.Spec, spec specRecord) (err error) {
 	path := filepath.Join(d.parentDir(p.Name), stateFile)
-	lock, err := waitFlock(ctx, path, os.O_RDWR, syscall.LOCK_EX)
+	lock, err := flock.Wait(ctx, path, os.O_RDWR, syscall.LOCK_EX)
 	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("parent %q: %w", p.Name, vm.ErrNotFound)
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, lock.unlock()) }()
-	head, err := readSave(lock.f)
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
+	head, err := readSave(lock.File())
 	if err != nil {
 		return err
 	}
@@ -279,7 +280,7 @@ func (d *Driver) restore(ctx context.Context, c conn, p parentRecord, s vm.Spec,
 	if head.xml, err = p.rewritten(s, spec, d.dir(vm.ID(s.Name)), meta); err != nil {
 		return err
 	}
-	if err := writeSave(lock.f, head); err != nil {
+	if err := writeSave(lock.File(), head); err != nil {
 		return full(err)
 	}
 	return c.Restore(path, "")

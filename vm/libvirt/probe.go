@@ -83,7 +83,7 @@ func (d *Driver) tryKVM(ctx context.Context) (took time.Duration, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir), lock.unlock()) }()
+	defer func() { err = errors.Join(err, os.RemoveAll(dir), lock.Unlock()) }()
 	disk := filepath.Join(dir, "boot")
 	if err := os.WriteFile(disk, bootSector(), 0o600); err != nil {
 		return 0, err

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -18,7 +19,7 @@ type run struct {
 	spec       specRecord
 	rec        runRecord
 	channel    *vm.Channel // nil: the hypervisor has no guests
-	lock       *flock      // of the channel
+	lock       *flock.Lock // of the channel
 	supervised bool
 	why        atomic.Pointer[string] // of a kill through this driver
 	once       sync.Once
@@ -81,7 +82,7 @@ func (r *run) supervise() {
 	}
 	var errs []error
 	if r.channel != nil {
-		errs = append(errs, r.channel.Close(), r.lock.unlock())
+		errs = append(errs, r.channel.Close(), r.lock.Unlock())
 	}
 	if err := errors.Join(errs...); err != nil {
 		d.log.Debug("close", "machine", r.id, "err", err)

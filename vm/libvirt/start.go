@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -163,16 +164,16 @@ const connectWait = 10 * time.Second
 
 // connect opens the host's end of a machine's channel. QEMU takes one at a time;
 // a second one would wait, unheard, so they are kept apart by a lock.
-func (m *machine) connect(ctx context.Context, spec specRecord, last runRecord) (*vm.Channel, *flock, error) {
-	lock, err := tryFlock(m.path(channelLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-	if errors.Is(err, errLocked) {
-		return nil, nil, fmt.Errorf("%s has its only channel: %w", readNote(m.path(channelLock)), errors.ErrUnsupported)
+func (m *machine) connect(ctx context.Context, spec specRecord, last runRecord) (*vm.Channel, *flock.Lock, error) {
+	lock, err := flock.Try(m.path(channelLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+	if errors.Is(err, flock.ErrLocked) {
+		return nil, nil, fmt.Errorf("%s has its only channel: %w", flock.ReadNote(m.path(channelLock)), errors.ErrUnsupported)
 	}
 	if err != nil {
 		return nil, nil, err
 	}
-	fail := func(err error) (*vm.Channel, *flock, error) { return nil, nil, errors.Join(err, lock.unlock()) }
-	if err := lock.note("the driver"); err != nil {
+	fail := func(err error) (*vm.Channel, *flock.Lock, error) { return nil, nil, errors.Join(err, lock.Unlock()) }
+	if err := lock.Note("the driver"); err != nil {
 		return fail(err)
 	}
 	said, secret, err := m.spoken(spec, last)

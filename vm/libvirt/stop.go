@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -125,7 +126,7 @@ func (m *machine) destroy(ctx context.Context) error {
 	_, unlock, err := m.operate(ctx, vm.OpDestroy, true)
 	noFolder := err != nil
 	if noFolder {
-		if errors.Is(err, errLocked) || context.Cause(ctx) != nil {
+		if errors.Is(err, flock.ErrLocked) || context.Cause(ctx) != nil {
 			return err
 		}
 		// It is gone, or damaged: the metadata say whether it may be removed.
