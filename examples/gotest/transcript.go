@@ -89,10 +89,11 @@ func (t *transcript) framed(line string) bool {
 		return false
 	}
 	action, name, _ := strings.Cut(rest, " ")
-	name = strings.TrimSpace(name)
 	if kind == "---" {
-		return t.report(strings.TrimSuffix(action, ":"), name)
+		word, ok := strings.CutSuffix(action, ":")
+		return ok && t.report(word, name)
 	}
+	name = strings.TrimSpace(name)
 	switch action {
 	case "RUN":
 		if name == "" || t.byName[name] != nil {

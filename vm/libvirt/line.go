@@ -30,6 +30,7 @@ type line struct {
 	present conn          // nil while there is none
 	number  int           // of the connection: how many there were
 	changed chan struct{} // closed when there is a connection again
+	asked   chan struct{} // somebody waits: reconnect shortens its pause
 	why     error         // of the loss
 	using   sync.WaitGroup
 }
@@ -41,7 +42,7 @@ const (
 )
 
 func newLine(uri string, dial dial, hub *hub, wait time.Duration, log *slog.Logger) *line {
-	l := &line{uri: uri, dial: dial, hub: hub, wait: wait, log: log, changed: make(chan struct{})}
+	l := &line{uri: uri, dial: dial, hub: hub, wait: wait, log: log, changed: make(chan struct{}), asked: make(chan struct{}, 1)}
 	l.context, l.cancel = context.WithCancel(context.Background())
 	return l
 }
@@ -105,6 +106,10 @@ func (l *line) take(ctx context.Context) (conn, int, error) {
 		changed, why := l.changed, l.why
 		l.mu.Unlock()
 		select {
+		case l.asked <- struct{}{}:
+		default:
+		}
+		select {
 		case <-changed:
 		case <-ctx.Done():
 		case <-l.context.Done():
@@ -155,7 +160,25 @@ func (l *line) reconnect(old conn) {
 			l.hub.wakeAll()
 			return
 		}
-		if sleep(l.context, pause) != nil {
+		select {
+		case <-l.asked:
+			// Who has begun to wait now must not wait out a pause that grew
+			// while nobody did.
+			pause = firstPause
+		default:
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-l.asked:
+			pause = firstPause
+			if sleep(l.context, firstPause) != nil {
+				t.Stop()
+				return
+			}
+		case <-l.context.Done():
+		}
+		if t.Stop(); l.context.Err() != nil {
 			return
 		}
 	}
