@@ -191,7 +191,7 @@ func TestForeignPathsAreTold(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]bool{
 		"see /wo" + "rk/main/x.go": true, `"/fa` + `rm/a"`: true, "cd /home/joe/src": true, "(/tmp/bp/x)": true,
-		"the guest's /in/app.deb": false, "a/work/b": false, "$BULLPEN_WORK/x": false, "/tmp/bullpen-1000/x": false, "rework/": false,
+		"the guest's /in/app.deb": false, "a/wo" + "rk/b": false, "$BULLPEN_WORK/x": false, "/tmp/bullpen-1000/x": false, "rework/": false,
 	} {
 		if got := foreignPath.MatchString(text); got != want {
 			t.Errorf("%q: %v, want %v", text, got, want)
