@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,11 +58,39 @@ func DefaultWant(d Demand) pool.Want {
 type source struct {
 	pool    *pool.Pool
 	options Options
+
+	mu    sync.Mutex
+	hosts map[string]string // of the machines that broke, by their names
+}
+
+// avoid adds the hosts of broken machines: the scheduler knows workers only, and
+// a broken machine is never met again, so what is tried elsewhere would come to
+// the same host.
+func (s *source) avoid(machines []string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := slices.Clone(machines)
+	for _, m := range machines {
+		if h := s.hosts[m]; h != "" && !slices.Contains(all, h) {
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+func (s *source) broke(machine, host string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hosts == nil {
+		s.hosts = map[string]string{}
+	}
+	s.hosts[machine] = host
 }
 
 // Worker waits for a guest.
 func (s *source) Worker(ctx context.Context, d Demand) (scheduler.Worker[diskio.Job, Result], error) {
 	begun := time.Now()
+	d.Avoid = s.avoid(d.Avoid)
 	g, err := s.pool.Acquire(ctx, s.options.Want(d))
 	if errors.Is(err, pool.ErrImpossible) {
 		return nil, fmt.Errorf("%w: %w", scheduler.ErrImpossible, err)
@@ -69,11 +98,12 @@ func (s *source) Worker(ctx context.Context, d Demand) (scheduler.Worker[diskio.
 	if err != nil {
 		return nil, err
 	}
-	return &worker{guest: g, options: s.options, queued: since(begun)}, nil
+	return &worker{source: s, guest: g, options: s.options, queued: since(begun)}, nil
 }
 
 // worker is a guest that takes batches.
 type worker struct {
+	source  *source
 	guest   *pool.Guest
 	options Options
 	queued  time.Duration
@@ -123,12 +153,17 @@ func (w *worker) Run(ctx context.Context, b scheduler.Batch[diskio.Job], emit fu
 	mu.Lock()
 	defer mu.Unlock()
 	var broken error
-	for i, r := range results {
-		r.Phases.Queued = w.queued
-		r.Phases.Boot = w.guest.BootTime()
+	for _, r := range results {
 		if r.Release != nil {
 			broken = r.Release
 		}
+	}
+	if broken != nil {
+		w.source.broke(w.guest.Name(), w.guest.Host()) // before anything is tried again
+	}
+	for i, r := range results {
+		r.Phases.Queued = w.queued
+		r.Phases.Boot = w.guest.BootTime()
 		if unbegun := r.Partial && !begun[parts[i].id] && len(r.Steps) == 0; unbegun && r.Infra != nil && len(parts) > 1 {
 			continue // never started: it goes back untouched
 		}

@@ -150,6 +150,31 @@ func TestEachEndOfAMachineBecomesTheRightVerdict(t *testing.T) {
 	assert.Contains(t, c.Output.String(), "on "+c.Properties["machine"])
 }
 
+func TestWhatBrokeIsTriedOnAnotherHostWhereOneIsFree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var hosts []pool.Host
+		for _, name := range []string{"h1", "h2"} {
+			h := fake.NewHypervisor(fake.Config{HostID: name, Job: scripted})
+			defer h.Close()
+			hosts = append(hosts, pool.Host{Name: name, Driver: h.Driver(), Slots: 2})
+		}
+		p, err := pool.New(pool.Config{Hosts: hosts, Templates: []pool.Template{{Name: "base", Ready: 4}}})
+		require.NoError(t, err)
+		time.Sleep(time.Minute) // until all four are warm
+		require.Equal(t, 4, p.Stats().Ready)
+		s, err := scheduler.New(runner.Source(p), scheduler.Config{})
+		require.NoError(t, err)
+		require.NoError(t, s.Add(task("once", "crash-once")))
+		for o := range s.Run(t.Context()) {
+			a := runner.Cases(o)[0].Attempts
+			require.Len(t, a, 2)
+			assert.NotEqual(t, a[0].Host, a[1].Host)
+		}
+		require.NoError(t, p.Close(t.Context()))
+	})
+}
+
 func TestABatchKeepsTheBordersOfItsTasks(t *testing.T) {
 	t.Parallel()
 	var tasks []runner.Task
