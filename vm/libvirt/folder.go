@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
@@ -166,12 +167,27 @@ func (d *Driver) bury(id vm.ID, dir string) error {
 	dead := filepath.Join(filepath.Dir(dir), deadPrefix+rand.Text())
 	err := os.Rename(dir, dead)
 	if err == nil {
-		err = os.RemoveAll(dead)
+		err = removeBuried(dead)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	return errors.Join(err, removeAll(filepath.Join(filepath.Dir(dir), socketFolder, filepath.Base(d.socketPath(string(id))))))
+}
+
+// removeBuried removes a folder that has lost its name. Who had a file of it open
+// by a folder's handle, or was just writing one (a lost Start, another driver
+// that records an end), may still add one: then it is tried again, and nobody
+// finds the folder anew.
+func removeBuried(dead string) error {
+	var err error
+	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
+		if err = os.RemoveAll(dead); !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+		time.Sleep(wait)
+	}
+	return err
 }
 
 // makeDisk makes a sparse raw file.
