@@ -274,21 +274,26 @@ var faults = []struct {
 		gate.Add(2)
 		n := 0
 		b.swap = func(ctx context.Context, prev, next lease.Record, newToken bool) (lease.Record, error) {
+			if next.Key != "k0" || !prev.Zero() {
+				return b.MemStore.Swap(ctx, prev, next, newToken)
+			}
 			b.mu.Lock()
 			n++
-			first := n <= 2 && next.Key == "k0"
+			first := n <= 2
 			b.mu.Unlock()
+			if !first {
+				gate.Wait() // so that the first two compare with nothing
+				return b.MemStore.Swap(ctx, prev, next, newToken)
+			}
+			gate.Done() // both have compared
+			gate.Wait()
+			b.mu.Lock()
+			defer b.mu.Unlock()
 			cur, err := b.MemStore.Load(ctx, next.Key)
 			if err != nil {
 				return cur, err
 			}
-			if first && prev.Zero() && cur.Zero() {
-				gate.Done() // both have compared
-				gate.Wait()
-				cur, _ = b.MemStore.Load(ctx, next.Key)
-				return b.MemStore.Swap(ctx, cur, next, true)
-			}
-			return b.MemStore.Swap(ctx, prev, next, newToken)
+			return b.MemStore.Swap(ctx, cur, next, true)
 		}
 	}},
 	{"loads come from a replica that lags", "OperationsHaveOneOrder", func(b *broken) {

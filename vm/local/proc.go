@@ -52,8 +52,8 @@ func parseStat(b []byte) (process, error) {
 		return p, err
 	}
 	f := strings.Fields(string(b[end+1:]))
-	if len(f) < 20 || len(f[0]) != 1 {
-		return p, fmt.Errorf("only %d fields after the name in %.80q", len(f), b)
+	if len(f) < 20 || len(f[0]) != 1 || f[0][0] < 'A' || f[0][0] > 'z' {
+		return p, fmt.Errorf("no state and 19 numbers after the name in %.80q", b)
 	}
 	parent, err := strconv.Atoi(f[1])
 	if err != nil {

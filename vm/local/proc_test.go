@@ -23,7 +23,7 @@ func TestAProcessIsReadWhateverItsName(t *testing.T) {
 func TestAProcessThatCannotBeReadIsAnError(t *testing.T) {
 	t.Parallel()
 	for _, b := range []string{
-		"", "42", "42 (sh", "42 sh) S 17" + statTail, "x (sh) S 17" + statTail, "42 (sh) S", "42 (sh) SS 17" + statTail,
+		"", "42", "42 (sh", "42 sh) S 17" + statTail, "x (sh) S 17" + statTail, "42 (sh) S", "42 (sh) SS 17" + statTail, "42 (sh) \x00 17" + statTail,
 		"42 (sh) S x" + statTail, "42 (sh) S 17 1 2 3", "42 (sh) S 17 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 x 0 9876", "42 (sh) S 17 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 3 0 -1",
 	} {
 		_, err := parseStat([]byte(b))
