@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/bullpen-vm/bullpen/examples/internal/machines"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/libvirt"
 	"github.com/bullpen-vm/bullpen/vm/local"
@@ -35,7 +36,7 @@ func open(ctx context.Context, o options) (made, error) {
 		m.path = withoutGo(os.Getenv("PATH"))
 		m.driver, err = local.Open(local.Config{})
 	case "libvirt":
-		guest, gerr := testGuest(ctx, filepath.Join(o.cache, "guest"))
+		guest, gerr := machines.TestGuest(ctx, filepath.Join(o.cache, "guest"))
 		if gerr != nil {
 			return m, gerr
 		}

@@ -1,4 +1,4 @@
-package main
+package machines
 
 import (
 	"context"
@@ -10,10 +10,10 @@ import (
 	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
 )
 
-// testGuest makes a small guest of a kernel and the agent, kept in dir.
+// TestGuest makes a small guest of a kernel and the agent, kept in dir.
 // BULLPEN_KERNEL names a kernel that was unpacked elsewhere than in /boot, as
 // <root>/boot/vmlinuz-*.
-func testGuest(ctx context.Context, dir string) (initramfs.Guest, error) {
+func TestGuest(ctx context.Context, dir string) (initramfs.Guest, error) {
 	root := ""
 	if kernel := os.Getenv("BULLPEN_KERNEL"); kernel != "" {
 		root = filepath.Dir(filepath.Dir(kernel))
