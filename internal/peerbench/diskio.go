@@ -169,7 +169,7 @@ func readTar(path string) (int64, error) {
 	buffer := make([]byte, 256<<10)
 	for r := tar.NewReader(f); ; {
 		h, err := r.Next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return total, nil
 		}
 		if err != nil {
