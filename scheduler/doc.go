@@ -29,9 +29,9 @@
 // # Executors
 //
 // A [Registry] holds executors by name: those that run a task themselves
-// ([Runner]) and those that submit it to a queueing system, poll its state and
-// cancel it ([Submitter]). It is a Source like any other; tasks name theirs with
-// the label [ExecutorLabel].
+// ([Runner]), those that submit it to a queueing system, poll its state and
+// cancel it ([Submitter]), and those that have a Source of workers. It is a
+// Source like any other; tasks name theirs with the label [ExecutorLabel].
 //
 // # Decisions
 //

@@ -127,11 +127,15 @@ func behind(reason string) string {
 }
 
 // Executor is one place where tasks run, under a name. Name and exactly one of
-// Runner and Submitter are required.
+// Runner, Submitter and Source are required.
 type Executor[J, R any] struct {
 	Name      string
 	Runner    Runner[J, R]
 	Submitter Submitter[J, R]
+	// Source gives workers, such as the machines of a pool: a task runs on one
+	// that is asked for with its labels, those apart that the executor has
+	// itself. The worker finds BeforeScript in the Batch.
+	Source Source[J, R]
 
 	// Labels are what tasks may want of it beside its name; its name is added
 	// as ExecutorLabel.
@@ -141,7 +145,7 @@ type Executor[J, R any] struct {
 	MaxJobs int
 	// Account is charged for tasks without one.
 	Account string
-	// BeforeScript goes with each Job.
+	// BeforeScript goes with each Job, or with the Batch.
 	BeforeScript string
 
 	// PollInterval is the wait before a Poll, growing by half for each that
@@ -152,7 +156,8 @@ type Executor[J, R any] struct {
 	// MaxPendTime bounds the time from Submit until the job is first seen
 	// running; then it is cancelled and the task is errored, not tried again
 	// (ErrPending). Task.PendingLimit goes before it; zero:
-	// DefaultPendingLimit, negative: none.
+	// DefaultPendingLimit, negative: none. With a Source, Registry.Assign makes
+	// it the Task.PendingLimit of tasks that have none.
 	MaxPendTime time.Duration
 	// UnknownTimeout bounds the time without a known state; then the job is
 	// cancelled and the environment has failed (ErrJobUnknown); zero:
@@ -165,6 +170,10 @@ type Executor[J, R any] struct {
 	CancelTimeout time.Duration
 	// CallTimeout bounds each call of a Submitter; zero: DefaultCallTimeout.
 	CallTimeout time.Duration
+
+	// Polled is called after each Poll with how the job is then, from several
+	// goroutines at once; it must not block. Nil: nobody is told.
+	Polled func(j JobInfo)
 }
 
 // filled checks an executor and puts the defaults in.
@@ -175,8 +184,14 @@ func (e Executor[J, R]) filled() (Executor[J, R], error) {
 	if e.Name == "" {
 		return e, fmt.Errorf("%w: Executor.Name is empty, want a name", ErrExecutor)
 	}
-	if (e.Runner == nil) == (e.Submitter == nil) {
-		return e, wrong("want exactly one of Runner and Submitter")
+	kinds := 0
+	for _, is := range []bool{e.Runner != nil, e.Submitter != nil, e.Source != nil} {
+		if is {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return e, wrong("want exactly one of Runner, Submitter and Source, has %d", kinds)
 	}
 	if e.MaxJobs < 0 {
 		return e, wrong("MaxJobs is %d, want 0 or more", e.MaxJobs)
@@ -210,11 +225,14 @@ func (e Executor[J, R]) filled() (Executor[J, R], error) {
 	return e, nil
 }
 
-// lacks says what of the wanted labels an executor has not; empty: it fits.
+// lacks says what of the wanted labels an executor has not; empty: it fits. What
+// an executor with a source does not say, the source may have.
 func (e *Executor[J, R]) lacks(wanted map[string]string) string {
 	var parts []string
 	for _, p := range sortedPairs(wanted) {
-		if has, is := e.Labels[p.key]; !is {
+		if has, is := e.Labels[p.key]; !is && e.Source != nil {
+			continue
+		} else if !is {
 			parts = append(parts, "it has no label "+p.key)
 		} else if has != p.value {
 			parts = append(parts, fmt.Sprintf("its %s is %s, not %s", p.key, has, p.value))

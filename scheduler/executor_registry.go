@@ -18,6 +18,8 @@ import (
 type Registry[J, R any] struct {
 	mu sync.Mutex
 	by map[string]*registered[J, R]
+
+	jobs jobTable
 }
 
 type registered[J, R any] struct {
@@ -106,6 +108,9 @@ func (r *Registry[J, R]) String() string {
 		if e.Submitter != nil {
 			kind = "submits, polls every " + e.PollInterval.String()
 		}
+		if e.Source != nil {
+			kind = "runs on workers of its own"
+		}
 		if e.MaxJobs > 0 {
 			most = fmt.Sprint(e.MaxJobs)
 		}
@@ -153,8 +158,10 @@ func (r *Registry[J, R]) choose(labels map[string]string) (*registered[J, R], er
 }
 
 // Assign chooses for all tasks before they are added: it sets the label of
-// those that name no executor and the account of those that have none, so that
-// Config.Accounts holds for them. With an error no task was changed.
+// those that name no executor, the account of those that have none, so that
+// Config.Accounts holds for them, and the pending limit of those that have none
+// and wait for a worker of the executor's Source. With an error no task was
+// changed.
 func (r *Registry[J, R]) Assign(tasks []Task[J]) error {
 	chosen := make([]Executor[J, R], len(tasks))
 	for i := range tasks {
@@ -177,6 +184,9 @@ func (r *Registry[J, R]) Assign(tasks []Task[J]) error {
 		if t.Account == "" {
 			t.Account = chosen[i].Account
 		}
+		if t.PendingLimit == 0 && chosen[i].Source != nil {
+			t.PendingLimit = chosen[i].MaxPendTime
+		}
 	}
 	return nil
 }
@@ -194,6 +204,9 @@ func (r *Registry[J, R]) Worker(ctx context.Context, d Demand) (Worker[J, R], er
 		if e.MaxJobs == 0 || e.taken < e.MaxJobs {
 			w := r.take(e)
 			r.mu.Unlock()
+			if e.Source != nil {
+				return sourced(ctx, w, d)
+			}
 			return w, nil
 		}
 		freed := e.freed
@@ -215,7 +228,7 @@ func (r *Registry[J, R]) take(e *registered[J, R]) *executorWorker[J, R] {
 	}
 	e.places[n] = true
 	e.taken++
-	return &executorWorker[J, R]{e: &e.Executor, name: fmt.Sprintf("%s/%d", e.Name, n+1), free: sync.OnceFunc(func() {
+	return &executorWorker[J, R]{e: &e.Executor, jobs: &r.jobs, name: fmt.Sprintf("%s/%d", e.Name, n+1), free: sync.OnceFunc(func() {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		e.places[n] = false

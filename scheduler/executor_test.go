@@ -334,14 +334,14 @@ func TestARegistryRefusesWhatItCannotUse(t *testing.T) {
 	assert.EqualError(t, err, `scheduler: executor: executor "x" is not registered (there is none)`)
 	require.NoError(t, r.Register(Executor[string, string]{Name: "local", Runner: local, Labels: map[string]string{"os": "linux"}}))
 	for text, e := range map[string]Executor[string, string]{
-		`executor "local" is registered already`:                               {Name: "local", Runner: local},
-		`executor: Executor.Name is empty, want a name`:                        {Runner: local},
-		`executor "a": want exactly one of Runner and Submitter`:               {Name: "a"},
-		`executor "b": want exactly one of Runner and Submitter`:               {Name: "b", Runner: local, Submitter: newQueueing()},
-		`executor "c": MaxJobs is -1, want 0 or more`:                          {Name: "c", Runner: local, MaxJobs: -1},
-		`executor "d": PollInterval is -1s, want 0 or more`:                    {Name: "d", Runner: local, PollInterval: -time.Second},
-		`executor "e": MaxPollInterval is 1s, want PollInterval (30s) or more`: {Name: "e", Runner: local, MaxPollInterval: time.Second},
-		`executor "f": Labels["executor"] is "g", want its name or nothing`:    {Name: "f", Runner: local, Labels: map[string]string{"executor": "g"}},
+		`executor "local" is registered already`:                                {Name: "local", Runner: local},
+		`executor: Executor.Name is empty, want a name`:                         {Runner: local},
+		`executor "a": want exactly one of Runner, Submitter and Source, has 0`: {Name: "a"},
+		`executor "b": want exactly one of Runner, Submitter and Source, has 2`: {Name: "b", Runner: local, Submitter: newQueueing()},
+		`executor "c": MaxJobs is -1, want 0 or more`:                           {Name: "c", Runner: local, MaxJobs: -1},
+		`executor "d": PollInterval is -1s, want 0 or more`:                     {Name: "d", Runner: local, PollInterval: -time.Second},
+		`executor "e": MaxPollInterval is 1s, want PollInterval (30s) or more`:  {Name: "e", Runner: local, MaxPollInterval: time.Second},
+		`executor "f": Labels["executor"] is "g", want its name or nothing`:     {Name: "f", Runner: local, Labels: map[string]string{"executor": "g"}},
 	} {
 		err := r.Register(e)
 		assert.EqualError(t, err, "scheduler: register: "+text)

@@ -11,6 +11,7 @@ import (
 type executorWorker[J, R any] struct {
 	e    *Executor[J, R]
 	name string
+	jobs *jobTable
 	free func() // gives its place back
 }
 
@@ -33,10 +34,7 @@ func (w *executorWorker[J, R]) Run(ctx context.Context, b Batch[J], emit func(Ev
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // those that were not started go back, or are aborted
 		}
-		j := Job[J]{Task: t, Attempt: b.Attempt[t.ID], Executor: w.e.Name, Account: t.Account, BeforeScript: w.e.BeforeScript}
-		if j.Account == "" {
-			j.Account = w.e.Account
-		}
+		j := Job[J]{Task: t, Attempt: b.Attempt[t.ID], Executor: w.e.Name, Account: charged(w.e, &t), BeforeScript: w.e.BeforeScript}
 		v, r := w.job(ctx, j, func() { emit(Event[R]{Task: t.ID, Started: true}) })
 		emit(Event[R]{Task: t.ID, Verdict: v, Result: r})
 	}
@@ -44,10 +42,13 @@ func (w *executorWorker[J, R]) Run(ctx context.Context, b Batch[J], emit func(Ev
 }
 
 func (w *executorWorker[J, R]) job(ctx context.Context, j Job[J], started func()) (Verdict, R) {
+	info := w.jobs.begin(JobInfo{Task: j.Task.ID, Executor: j.Executor, Account: j.Account, Worker: w.name, Attempt: j.Attempt, State: JobPending})
+	defer w.jobs.end(info)
 	if w.e.Runner == nil {
-		p := &polled[J, R]{e: w.e, job: j, started: started}
+		p := &polled[J, R]{e: w.e, job: j, started: started, jobs: w.jobs, info: info}
 		return p.run(ctx)
 	}
+	w.jobs.tell(info, JobRunning, "", 0)
 	started()
 	limited := ctx
 	if j.Task.Timeout > 0 {
@@ -71,6 +72,8 @@ type polled[J, R any] struct {
 	e       *Executor[J, R]
 	job     Job[J]
 	started func()
+	jobs    *jobTable
+	info    *JobInfo
 
 	id        string
 	submitted time.Time
@@ -90,6 +93,7 @@ func (p *polled[J, R]) run(ctx context.Context) (v Verdict, r R) {
 	id, err := p.e.Submitter.Submit(c, p.job)
 	cancel()
 	p.id, p.submitted = id, time.Now()
+	p.jobs.submitted(p.info, id)
 	p.told, p.last = p.submitted, JobPending
 	switch {
 	case err == nil && id == "":
@@ -135,6 +139,15 @@ func (p *polled[J, R]) poll(ctx context.Context) (s JobStatus[R], final bool) {
 	c, cancel := p.call(ctx)
 	defer cancel()
 	s, err := p.e.Submitter.Poll(c, p.id)
+	defer func() {
+		reason := s.Reason
+		if p.last == JobUnknown {
+			reason = p.reason
+		}
+		if now := p.jobs.tell(p.info, p.last, reason, 1); p.e.Polled != nil {
+			p.e.Polled(now)
+		}
+	}()
 	if err != nil || !s.State.known() {
 		p.last = JobUnknown
 		switch {

@@ -69,6 +69,9 @@ type Batch[J any] struct {
 	Tasks []Task[J]
 	// Attempt counts from one, per task by its ID.
 	Attempt map[string]int
+	// Executor is the name of the executor whose Source the worker is of, and
+	// BeforeScript that executor's text, to go before whatever each task runs.
+	Executor, BeforeScript string
 }
 
 // Event is a worker's news of one task.

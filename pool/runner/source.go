@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -127,12 +128,15 @@ func (w *worker) Info() scheduler.WorkerInfo {
 	return scheduler.WorkerInfo{Name: w.guest.Name(), Labels: labels, MaxTasks: 1, Batches: batches}
 }
 
-// Run runs a batch as one document. Verdicts are emitted once the records were
-// read off the disk.
+// Run runs a batch as one document, each job with the executor's before script in
+// front of its own. Verdicts are emitted once the records were read off the disk.
 func (w *worker) Run(ctx context.Context, b scheduler.Batch[diskio.Job], emit func(scheduler.Event[Result])) error {
 	parts := make([]part, len(b.Tasks))
 	for i, t := range b.Tasks {
 		parts[i] = part{id: t.ID, job: t.Payload, attempt: max(b.Attempt[t.ID], 1), timeout: t.Timeout}
+		if b.BeforeScript != "" {
+			parts[i].job.Before = strings.TrimSuffix(b.BeforeScript+"\n"+t.Payload.Before, "\n") + "\n"
+		}
 	}
 	var mu sync.Mutex // the guest's messages come from another goroutine
 	begun := map[string]bool{}

@@ -175,6 +175,38 @@ func TestWhatBrokeIsTriedOnAnotherHostWhereOneIsFree(t *testing.T) {
 	})
 }
 
+func TestTheBeforeScriptOfAnExecutorGoesBeforeTheJobsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var before []string
+		h := fake.NewHypervisor(fake.Config{HostID: "h1", Job: func(ctx context.Context, j *fake.Job) error {
+			g, err := diskio.DecodeGo(j.Go)
+			require.NoError(t, err)
+			doc, err := diskio.OpenJob(j.Disk(g.Disk), j.Disk(g.Disk).Size(), g.Nonce)
+			require.NoError(t, err)
+			before = append(before, doc.Parts()[0].Before)
+			return scripted(ctx, j)
+		}})
+		defer h.Close()
+		p, err := pool.New(pool.Config{Hosts: []pool.Host{{Name: "h1", Driver: h.Driver(), Slots: 1}}, Templates: []pool.Template{{Name: "base"}}})
+		require.NoError(t, err)
+		var executors scheduler.Registry[diskio.Job, runner.Result]
+		require.NoError(t, executors.Register(scheduler.Executor[diskio.Job, runner.Result]{Name: "vms", Source: runner.Source(p), BeforeScript: "umask 077"}))
+		with, without := task("with", "pass"), task("without", "pass")
+		with.Payload.Before, with.Priority = "export A=1", 1
+		tasks := []runner.Task{with, without}
+		require.NoError(t, executors.Assign(tasks))
+		s, err := scheduler.New(&executors, scheduler.Config{})
+		require.NoError(t, err)
+		require.NoError(t, s.Add(tasks...))
+		for o := range s.Run(t.Context()) {
+			assert.Equal(t, scheduler.Passed, o.Verdict.Status, o.Task)
+		}
+		assert.Equal(t, []string{"umask 077\nexport A=1\n", "umask 077\n"}, before)
+		require.NoError(t, p.Close(t.Context()))
+	})
+}
+
 func TestABatchKeepsTheBordersOfItsTasks(t *testing.T) {
 	t.Parallel()
 	var tasks []runner.Task
