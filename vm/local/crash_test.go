@@ -161,8 +161,11 @@ func aftermath(t *testing.T, root string, marks []string) {
 	entries, err := os.ReadDir(root)
 	require.NoError(t, err)
 	for _, e := range entries {
-		require.True(t, e.Name() == ".id", e.Name())
+		require.True(t, e.Name() == ".id" || e.Name() == addressFolder, e.Name())
 	}
+	entries, err = os.ReadDir(filepath.Join(root, addressFolder))
+	require.NoError(t, err)
+	require.Empty(t, entries, "addresses of machines that are gone")
 }
 
 // gone waits until no process bears one of the marks.

@@ -33,12 +33,20 @@
 // A job that wants to try what happens when its machine dies runs
 // eval "$BULLPEN_CRASH"; see crashVar.
 //
+// # Addresses
+//
+// Each machine has a loopback address, 127.x.y.z, which no other of its root has
+// and which is never 127.0.0.1: jobs find it as BULLPEN_ADDRESS and the harness
+// by vm.Addresser. Servers that listen there may use one port in several machines
+// at a time; a server that listens on all addresses takes it from the others.
+//
 // # Files
 //
 // The root belongs to one user (mode 0700); each machine is a folder there:
 //
 //	<root>/<name>/spec.json   what it is; written once
 //	              owner.json  vm.Owner, replaced atomically
+//	              address     its loopback address
 //	              secret      the secret of Spec, mode 0600
 //	              run.json    keeper and agent of the last run
 //	              run.lock    flocked by the keeper for as long as it lives
@@ -48,6 +56,8 @@
 //	              job-<n>     the job disks: raw sparse files
 //	              input-<n>   the inputs: hard links, clones or copies, and their digests
 //	              root/       what the guest sees as its own: work, home, tmp, the dirty mark
+//
+//	<root>/.addresses/127.x.y.z   a link that names the machine
 //
 // Machines are made as .new-* and removed as .dead-*, so one that is half made
 // or half removed is never listed. Several harnesses may use one root at once.

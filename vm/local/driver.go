@@ -63,7 +63,11 @@ func Open(c Config) (*Driver, error) {
 		runs: make(map[vm.ID]*run), starts: make(map[vm.ID]bool),
 	}
 	d.context, d.cancel = context.WithCancel(context.Background())
-	if err := d.removeLeftovers(); err != nil {
+	err = d.removeLeftovers()
+	if err == nil {
+		err = removeStaleAddresses(root)
+	}
+	if err != nil {
 		d.launch.close()
 		return nil, fmt.Errorf("local: root %s: %w", root, err)
 	}
@@ -174,15 +178,24 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (err error) {
 	if err := fill(dir, place, s); err != nil {
 		return err
 	}
-	if err := context.Cause(ctx); err != nil {
+	addresses, err := lockAddresses(ctx, d.root)
+	if err != nil {
 		return err
 	}
-	// A folder is never moved onto one that is not empty.
-	if err := os.Rename(dir, place); err != nil {
-		if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
-			return vm.ErrExists
-		}
+	defer func() { err = errors.Join(err, addresses.Unlock()) }()
+	link, err := takeAddress(d.root, dir, s.Name, s.Owner.Incarnation)
+	if err != nil {
 		return err
+	}
+	if err = context.Cause(ctx); err == nil {
+		err = os.Rename(dir, place)
+	}
+	if err != nil {
+		// A folder is never moved onto one that is not empty.
+		if errors.Is(err, fs.ErrExist) || errors.Is(err, syscall.ENOTEMPTY) {
+			err = vm.ErrExists
+		}
+		return errors.Join(err, os.Remove(link))
 	}
 	moved = true
 	return nil

@@ -125,7 +125,10 @@ func (m *machine) Destroy(ctx context.Context) error {
 		// From here on it is not listed, so a removal that is cut short leaves
 		// no half machine; it goes on at the next List or Open.
 		dead := filepath.Join(m.d.root, deadPrefix+rand.Text())
-		if err = os.Rename(m.dir(), dead); err == nil {
+		if err = giveAddress(m.d.root, string(m.id)); err == nil {
+			err = os.Rename(m.dir(), dead)
+		}
+		if err == nil {
 			err = removeTree(dead)
 		}
 	}

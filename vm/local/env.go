@@ -1,6 +1,7 @@
 package local
 
 import (
+	"net/netip"
 	"os"
 	"strings"
 )
@@ -22,7 +23,7 @@ var passed = []string{"PATH", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "U
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // environment is that of the keeper and the agent, and so the base of jobs'.
-func (m *machine) environment(spec specRecord) []string {
+func (m *machine) environment(spec specRecord, addr netip.Addr) []string {
 	env := []string{"PATH=" + defaultPath}
 	for _, name := range passed {
 		if v, ok := os.LookupEnv(name); ok {
@@ -36,6 +37,7 @@ func (m *machine) environment(spec specRecord) []string {
 		env = setVar(env, kv)
 	}
 	env = setVar(env, "BULLPEN_MACHINE="+spec.Incarnation)
+	env = setVar(env, addressVar+"="+addr.String())
 	return setVar(env, markVar+"="+spec.Mark)
 }
 

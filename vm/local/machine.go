@@ -30,6 +30,7 @@ var (
 	_ vm.Waiter    = (*machine)(nil)
 	_ vm.Attacher  = (*machine)(nil)
 	_ vm.Owned     = (*machine)(nil)
+	_ vm.Addresser = (*machine)(nil)
 	_ vm.Consoler  = (*machine)(nil)
 	_ vm.Messenger = (*machine)(nil)
 	_ vm.Suspender = (*machine)(nil)

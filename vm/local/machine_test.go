@@ -167,7 +167,7 @@ func TestCreateRefusesWhatItCannotGiveAndLeavesNothing(t *testing.T) {
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	entries, err := os.ReadDir(d.Root())
 	require.NoError(t, err)
-	require.Len(t, entries, 1, "only .id: %v", entries)
+	require.Len(t, entries, 2, "only .id and an empty %s: %v", addressFolder, entries)
 }
 
 func TestOfManyWhoCreateOneNameOneSucceeds(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -74,7 +75,11 @@ func (m *machine) start(ctx context.Context, spec specRecord) error {
 	if err != nil {
 		return err
 	}
-	r, err := m.launch(spec, string(secret))
+	addr, err := m.address()
+	if err != nil {
+		return err
+	}
+	r, err := m.launch(spec, string(secret), m.environment(spec, addr))
 	if err != nil {
 		return err
 	}
@@ -101,7 +106,7 @@ func (m *machine) setStarting(on bool) {
 }
 
 // launch starts the keeper and all that this driver does for a running machine.
-func (m *machine) launch(spec specRecord, secret string) (*run, error) {
+func (m *machine) launch(spec specRecord, secret string, env []string) (*run, error) {
 	host, guest, err := socketPair("channel of " + string(m.id))
 	if err != nil {
 		return nil, err
@@ -120,7 +125,7 @@ func (m *machine) launch(spec specRecord, secret string) (*run, error) {
 	c := exec.Command(m.d.conf.Executable) //nolint:noctx // it outlives the call
 	c.Args = []string{"bullpen-keeper", string(m.id)}
 	c.Dir = m.dir()
-	c.Env = append(m.environment(spec), roleVar+"=keeper:"+m.dir())
+	c.Env = append(slices.Clip(env), roleVar+"=keeper:"+m.dir())
 	c.Stdout, c.Stderr = console, console
 	c.ExtraFiles = []*os.File{guest, keeper} // channelFD, controlFD
 	// A session of its own: a terminal's interrupt is for the harness alone.
@@ -135,7 +140,7 @@ func (m *machine) launch(spec specRecord, secret string) (*run, error) {
 		Secret: vm.Secret(secret), Properties: spec.Properties, Keepalive: m.d.conf.Keepalive, Logger: m.d.log,
 	})
 	r.config = keeperConfig{
-		Boot: r.boot, Mark: spec.Mark, Console: spec.Console, ConsoleBytes: m.d.conf.Console, Env: m.environment(spec),
+		Boot: r.boot, Mark: spec.Mark, Console: spec.Console, ConsoleBytes: m.d.conf.Console, Env: env,
 		Executable: m.d.conf.Executable, KillTimeout: m.d.conf.KillTimeout, Harness: os.Getpid(),
 		Agent: agentConfig{
 			Secret: secret, Incarnation: spec.Incarnation, JobDisks: spec.JobDisks, Inputs: spec.Inputs,
