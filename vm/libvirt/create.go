@@ -119,7 +119,7 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (m *machine, err error) 
 		return nil, err
 	}
 	dir = place
-	m = &machine{d, vm.ID(s.Name), s.Owner.Incarnation}
+	m = &machine{d, vm.ID(s.Name), s.Owner.Incarnation, extras(dom)}
 	err = d.line.use(ctx, false, func(c conn) error { return c.Define(text) })
 	switch {
 	case isLost(err):
@@ -164,6 +164,10 @@ func (d *Driver) fill(ctx context.Context, dir, place string, s vm.Spec, accel a
 		emu: d.conf.Emulator, machine: d.conf.MachineType, hook: d.conf.Domain}
 	if desc.memory == 0 {
 		desc.memory = d.conf.Memory
+	}
+	if accel.kind == "qemu" && d.host.arch == "x86_64" && !d.target.remote() {
+		// QEMU gives an emulated guest this computer's own counter.
+		desc.counter = d.counter()
 	}
 	desc.meta = record{Version: recordVersion, Template: s.Template, Created: now, Dir: place, Incarnation: s.Owner.Incarnation, Owner: s.Owner,
 		OnExit: s.OnExit.String(), Accelerator: accel.String(), Why: accel.why}

@@ -69,6 +69,7 @@ type described struct {
 	accel   accelerator
 	target  target
 	memory  int64
+	counter int // kHz of the guest's time stamp counter; zero: it finds out
 	emu     string
 	machine string
 	hook    func(*libvirtxml.Domain) error
@@ -79,7 +80,7 @@ const mostCmdline = 2047
 
 // cmdline adds what the guest's agent is told, and what a driver must be able to
 // rely on: a console, and an end instead of a halt.
-func cmdline(s vm.Spec) (string, error) {
+func cmdline(s vm.Spec, counter int) (string, error) {
 	words := strings.Fields(s.Cmdline)
 	has := func(key string) bool {
 		for _, w := range words {
@@ -94,6 +95,9 @@ func cmdline(s vm.Spec) (string, error) {
 	}
 	if !has("panic=") {
 		words = append(words, "panic=-1")
+	}
+	if counter > 0 && !has("tsc_early_khz=") {
+		words = append(words, fmt.Sprintf("tsc_early_khz=%d", counter))
 	}
 	for _, told := range []struct{ field, key, value string }{
 		{"Owner.Incarnation", "bullpen.incarnation", s.Owner.Incarnation},
@@ -133,7 +137,7 @@ func describe(d described) (*libvirtxml.Domain, error) {
 	}
 	if s.Kernel != "" {
 		dom.OS.Kernel, dom.OS.Initrd = s.Kernel, s.Initrd
-		if dom.OS.Cmdline, err = cmdline(s); err != nil {
+		if dom.OS.Cmdline, err = cmdline(s, d.counter); err != nil {
 			return nil, err
 		}
 	} else {
@@ -156,7 +160,28 @@ func describe(d described) (*libvirtxml.Domain, error) {
 			return nil, errors.New("Config.Domain changed the name, the uuid or the driver's metadata, want them as they were")
 		}
 	}
+	// Others see no description, only the metadata.
+	has := extras(dom)
+	d.meta.Network, d.meta.Screen = has.Has(vm.CanAddress), has.Has(vm.CanScreenshot)
+	full, err := d.meta.embedded()
+	if err != nil {
+		return nil, err
+	}
+	dom.Metadata.XML = strings.Replace(dom.Metadata.XML, meta, full, 1)
 	return dom, nil
+}
+
+// extras are the capabilities that depend on a domain's devices. libvirt adds a
+// video device where there are graphics.
+func extras(dom *libvirtxml.Domain) vm.Set {
+	var s vm.Set
+	if len(dom.Devices.Interfaces) > 0 {
+		s |= vm.CanAddress
+	}
+	if len(dom.Devices.Videos)+len(dom.Devices.Graphics) > 0 {
+		s |= vm.CanScreenshot
+	}
+	return s
 }
 
 // fillGuest adds what only a domain with a guest has.

@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/libvirt/internal/tsc"
 )
 
 // Driver makes virtual machines through libvirt. It is a vm.Driver; Open makes
@@ -37,6 +38,8 @@ type Driver struct {
 
 	probe sync.Mutex // held while KVM is tried
 	accel *accelerator
+
+	counter func() int // kHz of this computer's time stamp counter; zero: unknown
 
 	mu     sync.Mutex
 	closed bool
@@ -69,6 +72,7 @@ func open(ctx context.Context, c Config, dial dial) (*Driver, error) {
 	}
 	d.log = conf.Logger.With("driver", d.hostID)
 	d.context, d.cancel = context.WithCancel(context.Background())
+	d.counter = sync.OnceValue(func() int { return tsc.Rate(d.context) })
 	if err := d.removeLeftovers(ctx); err != nil {
 		return nil, fail(errors.Join(err, d.line.close()))
 	}

@@ -262,13 +262,19 @@ func TestACommandLineCarriesNoSpacesAndHasALimit(t *testing.T) {
 	for _, s := range []vm.Spec{
 		{Owner: vm.Owner{Incarnation: "a b"}}, {Owner: vm.Owner{Incarnation: "a\"b"}}, {Secret: "a\nb"}, {Cmdline: strings.Repeat("x", 2100)},
 	} {
-		_, err := cmdline(s)
+		_, err := cmdline(s, 0)
 		require.Error(t, err)
 		assert.NotContains(t, err.Error(), "a\nb", "the secret is told to nobody")
 	}
-	got, err := cmdline(vm.Spec{Cmdline: "console=hvc0 panic=5"})
+	got, err := cmdline(vm.Spec{Cmdline: "console=hvc0 panic=5"}, 0)
 	require.NoError(t, err)
 	assert.Equal(t, "console=hvc0 panic=5", got)
+	got, err = cmdline(vm.Spec{Cmdline: "console=hvc0 panic=5"}, 2596103)
+	require.NoError(t, err)
+	assert.Equal(t, "console=hvc0 panic=5 tsc_early_khz=2596103", got)
+	got, err = cmdline(vm.Spec{Cmdline: "console=hvc0 panic=5 tsc_early_khz=7"}, 2596103)
+	require.NoError(t, err)
+	assert.Equal(t, "console=hvc0 panic=5 tsc_early_khz=7", got, "who says it knows better")
 }
 
 func TestTheHookMayChangeMuchButNotWhatTheDriverNeeds(t *testing.T) {

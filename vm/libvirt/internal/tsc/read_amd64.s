@@ -1,0 +1,10 @@
+#include "textflag.h"
+
+// func read() uint64
+TEXT ·read(SB), NOSPLIT, $0-8
+	LFENCE // what comes before has happened
+	RDTSC
+	SHLQ $32, DX
+	ORQ  DX, AX
+	MOVQ AX, ret+0(FP)
+	RET
