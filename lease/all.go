@@ -70,7 +70,7 @@ func (m *Manager) takeFree(ctx context.Context, keys []string, order []int, leas
 	if err != nil {
 		return err
 	}
-	if m.batcher == nil || m.instant || len(keys) < 2 {
+	if m.batcher == nil || m.mem != nil || len(keys) < 2 {
 		return nil
 	}
 	now := time.Now()

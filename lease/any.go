@@ -13,7 +13,7 @@ func (m *Manager) TryAny(ctx context.Context, keys []string, o *Options) (*Lease
 	if len(keys) == 0 {
 		return nil, errors.New("lease: TryAny of no keys, want at least one")
 	}
-	if m.claimer != nil && !m.instant && len(keys) > 1 {
+	if m.claimer != nil && m.mem == nil && len(keys) > 1 {
 		l, err := m.claim(ctx, keys, o)
 		if l != nil || !errors.Is(err, ErrHeld) {
 			return l, err

@@ -140,7 +140,7 @@ func New(c Config) (*Manager, error) {
 	m.watcher, _ = c.Store.(Watcher)
 	m.claimer, _ = c.Store.(Claimer)
 	m.batcher, _ = c.Store.(Batcher)
-	_, m.instant = c.Store.(*MemStore)
+	m.mem, _ = c.Store.(*MemStore)
 	if !c.NoLock {
 		m.boot = bootText()
 		m.lockPath = filepath.Join(c.Dir, runPrefix+uuid.NewString(), lockName)

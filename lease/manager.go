@@ -14,10 +14,10 @@ import (
 // it. All methods are safe for concurrent use.
 type Manager struct {
 	store   Store
-	watcher Watcher // nil: the store cannot wake waiters
-	claimer Claimer // nil: the store cannot find a free key by itself
-	batcher Batcher // nil: the store does one swap at a time
-	instant bool    // the store never blocks: no timeouts are needed
+	watcher Watcher   // nil: the store cannot wake waiters
+	claimer Claimer   // nil: the store cannot find a free key by itself
+	batcher Batcher   // nil: the store does one swap at a time
+	mem     *MemStore // not nil: the store never blocks, so no timeouts are needed
 	config  Config
 	log     *slog.Logger
 	owner   string
@@ -119,13 +119,15 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 			m.mu.Unlock()
 			continue
 		}
-		if busy := m.claimed(key); busy != nil && !queueing {
-			m.mu.Unlock()
-			select { // it is free or held as soon as that claim has ended
-			case <-busy:
-			case <-ctx.Done():
+		if !queueing {
+			if busy := m.claimed(key); busy != nil {
+				m.mu.Unlock()
+				select { // it is free or held as soon as that claim has ended
+				case <-busy:
+				case <-ctx.Done():
+				}
+				continue
 			}
-			continue
 		}
 		m.seq++
 		seq := m.seq
@@ -138,6 +140,10 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 			w := m.enqueue(key, seq, options)
 			m.mu.Unlock()
 			return m.wait(ctx, w, key, options)
+		}
+		if m.mem != nil && options.Term == 0 && m.grantInMemory(l, now) {
+			m.mu.Unlock()
+			return l, nil
 		}
 		m.held[key] = l
 		m.mu.Unlock()
@@ -282,7 +288,7 @@ func (m *Manager) isLeftover(l *Lease, cur Record) bool {
 
 // bounded limits one use of the store.
 func (m *Manager) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	if m.instant {
+	if m.mem != nil {
 		return ctx, func() {}
 	}
 	return context.WithTimeoutCause(ctx, m.timeout, fmt.Errorf("the store did not answer within %v", m.timeout))
@@ -290,7 +296,7 @@ func (m *Manager) bounded(ctx context.Context) (context.Context, context.CancelF
 
 // cleanup is a context for giving back: it does not end with the caller's.
 func (m *Manager) cleanup(ctx context.Context) (context.Context, context.CancelFunc) {
-	if m.instant {
+	if m.mem != nil {
 		return context.Background(), func() {}
 	}
 	return m.bounded(context.WithoutCancel(ctx))

@@ -21,6 +21,7 @@ type MemStore struct {
 	records map[string]*memRecord
 	terms   map[string]*memTerms // by session
 	idle    *memTerms            // without records, kept for the session's next one
+	spare   *memRecord           // deleted, to be used again
 	watches memWatches
 }
 
@@ -119,7 +120,7 @@ func (s *MemStore) swap(prev, next *Record, newToken bool) (Record, error) {
 		if s.records == nil {
 			s.records = make(map[string]*memRecord)
 		}
-		r = new(memRecord)
+		r = s.fresh()
 		s.records[next.Key] = r
 	} else if r.token != prev.Token || r.renewals != prev.Renewals {
 		return r.record(next.Key), ErrConflict
@@ -149,19 +150,39 @@ func (s *MemStore) Delete(ctx context.Context, prev Record) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r := s.records[prev.Key]
-	if r == nil {
-		return nil
-	}
-	if r.token != prev.Token || r.renewals != prev.Renewals {
+	if !s.remove(prev.Key, prev.Token, prev.Renewals) {
 		return ErrConflict
 	}
-	delete(s.records, prev.Key)
-	s.dropTerms(r.terms)
-	if s.watches.n > 0 {
-		s.watches.tell(prev.Key)
-	}
 	return nil
+}
+
+// remove is called with mu held. Nothing that is there is as good as removed.
+func (s *MemStore) remove(key string, token, renewals uint64) bool {
+	r := s.records[key]
+	if r == nil {
+		return true
+	}
+	if r.token != token || r.renewals != renewals {
+		return false
+	}
+	delete(s.records, key)
+	s.dropTerms(r.terms)
+	r.terms = nil
+	s.spare = r
+	if s.watches.n > 0 {
+		s.watches.tell(key)
+	}
+	return true
+}
+
+// fresh gives a record without terms, of which all else is to be written. Called
+// with mu held.
+func (s *MemStore) fresh() *memRecord {
+	if r := s.spare; r != nil {
+		s.spare = nil
+		return r
+	}
+	return new(memRecord)
 }
 
 // List implements Store. It looks at all records.
@@ -206,7 +227,10 @@ func (s *MemStore) setTerms(r *memRecord, next *Record) {
 	if old != nil && old.equal(next) {
 		return
 	}
-	t := s.terms[next.Session]
+	t := s.idle
+	if t == nil || !t.equal(next) {
+		t = s.terms[next.Session]
+	}
 	if t == nil || !t.equal(next) {
 		fresh := &memTerms{session: next.Session, owner: next.Owner, lock: next.Lock, boot: next.Boot, ttl: next.TTL, margin: next.Margin}
 		if t == nil && next.Session != "" {

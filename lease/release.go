@@ -12,13 +12,20 @@ import (
 // Release, behind the renewals, and by Close.
 func (l *Lease) Release(ctx context.Context) error {
 	m := l.m
-	ctx, cancel := m.cleanup(ctx)
-	defer cancel()
 	m.mu.Lock()
 	var after func()
 	if l.state.CompareAndSwap(stateHeld, stateReleased) {
 		after = l.end()
+		if m.mem != nil && m.releaseInMemory(l) {
+			m.mu.Unlock()
+			if after != nil {
+				after()
+			}
+			return nil
+		}
 	}
+	ctx, cancel := m.cleanup(ctx)
+	defer cancel()
 	err := l.begin(ctx)
 	if err != nil || l.clean {
 		if err == nil {
