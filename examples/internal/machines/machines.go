@@ -2,7 +2,6 @@ package machines
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,8 +22,13 @@ type Options struct {
 	Dir string
 }
 
+// Flags is what is used of a *flag.FlagSet.
+type Flags interface {
+	StringVar(p *string, name, value, usage string)
+}
+
 // Register adds -driver and -uri to the flags.
-func (o *Options) Register(flags *flag.FlagSet) {
+func (o *Options) Register(flags Flags) {
 	flags.StringVar(&o.Driver, "driver", o.Driver, "what machines are made of: local or libvirt (default local)")
 	flags.StringVar(&o.URI, "uri", o.URI, "the hypervisor of -driver libvirt (default an embedded one)")
 }
