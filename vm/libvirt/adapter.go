@@ -4,6 +4,8 @@ package libvirt
 
 import (
 	"errors"
+	"io"
+	"net/netip"
 	"sync"
 
 	lv "libvirt.org/go/libvirt"
@@ -269,6 +271,41 @@ func (c *connection) Save(name, file string) error {
 
 func (c *connection) Restore(file, xml string) error {
 	return c.call(func() error { return c.raw.DomainRestoreFlags(file, xml, 0) })
+}
+
+// Addresses leaves out what is no address.
+func (c *connection) Addresses(name string, source addressSource) (all []netip.Addr, err error) {
+	err = c.with(name, func(d *lv.Domain) error {
+		found, err := d.ListAllInterfaceAddresses(lv.DomainInterfaceAddressesSource(source))
+		for _, i := range found {
+			for _, a := range i.Addrs {
+				if addr, perr := netip.ParseAddr(a.Addr); perr == nil {
+					all = append(all, addr)
+				}
+			}
+		}
+		return err
+	})
+	return all, err
+}
+
+// Screenshot drains libvirt's stream also when it cannot write.
+func (c *connection) Screenshot(name string, w io.Writer) (kind string, err error) {
+	err = c.with(name, func(d *lv.Domain) error {
+		s, err := c.raw.NewStream(0)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = s.Free() }()
+		if kind, err = d.Screenshot(s, 0, 0); err != nil {
+			return err
+		}
+		if err := s.RecvAll(func(_ *lv.Stream, b []byte) (int, error) { return w.Write(b) }); err != nil {
+			return err // RecvAll has aborted the stream
+		}
+		return s.Finish()
+	})
+	return kind, err
 }
 
 // Close takes the callbacks off first: a connection that still has one is never

@@ -22,9 +22,13 @@ func (t target) can() vm.Set {
 	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork
 }
 
-// As answers for vm.As: what is declared depends on the hypervisor.
+// As answers for vm.As: what is declared depends on the hypervisor, and on what
+// the machine was made with.
 func (m *machine) As(target any) bool {
-	can := m.d.target.can()
+	can := m.d.target.can() | m.extra
+	if m.extra.Has(vm.CanAddress) {
+		can &^= vm.CanSave // machines made of it would share its hardware address
+	}
 	switch t := target.(type) {
 	case *vm.Waiter:
 		return give(can, vm.CanWait, t, m)
@@ -42,6 +46,10 @@ func (m *machine) As(target any) bool {
 		return give(can, vm.CanMessage, t, m)
 	case *vm.Saver:
 		return give(can, vm.CanSave, t, m)
+	case *vm.Addresser:
+		return give(can, vm.CanAddress, t, m)
+	case *vm.Screenshotter:
+		return give(can, vm.CanScreenshot, t, m)
 	case *vm.Machine:
 		*t = m
 		return true

@@ -30,7 +30,7 @@ func (h bare) Spec() vm.Spec {
 func (h bare) Without() vm.Set {
 	t, err := parseURI(h.conf.URI)
 	require.NoError(h.t, err)
-	return absent(t)
+	return absentWith(h.conf, t)
 }
 
 // full is one with guests, and a vmtest.Jobber.
@@ -69,4 +69,10 @@ func TestConformanceOfTheSystemsDaemon(t *testing.T) {
 	}
 	d, g := newDaemon(t)
 	vmtest.Run(t, whole{bare: bare{t, d.conf()}, guest: g})
+}
+
+func TestConformanceOfTheTestDriverWithMoreDevices(t *testing.T) {
+	c := openTest(t)
+	c.Domain = withDevices
+	vmtest.Run(t, bare{t, c})
 }

@@ -1,6 +1,10 @@
 package libvirt
 
-import "context"
+import (
+	"context"
+	"io"
+	"net/netip"
+)
 
 // conn is what the driver needs of a connection to libvirt: the tagged file
 // adapter.go has the real one, tests a fake. Domains are named, not held. Every
@@ -38,6 +42,12 @@ type conn interface {
 	// Restore makes a running domain of a file; xml replaces the description in
 	// it as far as libvirt allows.
 	Restore(file, xml string) error
+
+	// Addresses gives the addresses that a source knows of a running domain's
+	// guest: none is no error.
+	Addresses(name string, source addressSource) ([]netip.Addr, error)
+	// Screenshot writes what the first screen shows and gives its media type.
+	Screenshot(name string, w io.Writer) (string, error)
 
 	// Close releases the connection. It is called once.
 	Close() error

@@ -12,19 +12,20 @@ import (
 // virErrorNumber, those that are told apart; see
 // https://libvirt.org/html/libvirt-virterror.html.
 const (
-	codeInternal      = 1
-	codeNoSupport     = 3
-	codeInvalidArg    = 8 // unknown flags too
-	codeFailed        = 9
-	codeSystem        = 38
-	codeRPC           = 39
-	codeNoDomain      = 42
-	codeInvalid       = 55 // not in this state
-	codeConfigSupport = 67 // also: the description was changed in a way that is not allowed
-	codeTimeout       = 68 // somebody else's operation takes too long
-	codeNoSnapshot    = 72
-	codeNoMetadata    = 80
-	codeUnsupported   = 84
+	codeInternal       = 1
+	codeNoSupport      = 3
+	codeInvalidArg     = 8 // unknown flags too
+	codeFailed         = 9
+	codeSystem         = 38
+	codeRPC            = 39
+	codeNoDomain       = 42
+	codeInvalid        = 55 // not in this state
+	codeConfigSupport  = 67 // also: the description was changed in a way that is not allowed
+	codeTimeout        = 68 // somebody else's operation takes too long
+	codeNoSnapshot     = 72
+	codeArgUnsupported = 74 // also: a device that the domain lacks
+	codeNoMetadata     = 80
+	codeUnsupported    = 84
 )
 
 // callError is libvirt's answer to a call that failed.
@@ -50,7 +51,7 @@ func (e *callError) Unwrap() error {
 		return vm.ErrState
 	case codeTimeout:
 		return vm.ErrBusy
-	case codeNoSupport, codeConfigSupport, codeUnsupported:
+	case codeNoSupport, codeConfigSupport, codeUnsupported, codeArgUnsupported:
 		return errors.ErrUnsupported
 	}
 	// What QEMU said of a start for which there is no room now.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,8 @@ type fakeHost struct {
 	// after is asked after each: an error replaces the answer, the deed is done.
 	after  func(op, name string) error
 	guests sync.WaitGroup
+	// addresses, when set, answers for those of a guest; asked counts from one.
+	addresses func(source addressSource, asked int) ([]netip.Addr, error)
 }
 
 type fakeDomain struct {
@@ -48,6 +51,7 @@ type fakeDomain struct {
 	die       *fakeConn
 	snapshots []string
 	guest     *fakeGuest
+	asked     int // for addresses
 }
 
 const fakeCaps = `<capabilities><host><uuid>aabbccdd-0000-1111-2222-333344445555</uuid><cpu><arch>x86_64</arch></cpu></host>` +
@@ -395,6 +399,40 @@ func (c *fakeConn) Restore(file, _ string) error {
 		d.live = &x
 		return c.boot(d, false)
 	})
+}
+
+// Addresses has a lease at the second look, unless the host says otherwise.
+func (c *fakeConn) Addresses(name string, source addressSource) (all []netip.Addr, err error) {
+	err = c.call("addresses", name, func(d *fakeDomain) (err error) {
+		if !active(d.state) {
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}
+		d.asked++
+		if c.h.addresses != nil {
+			all, err = c.h.addresses(source, d.asked)
+			return err
+		}
+		if source == fromAgent {
+			return &callError{code: codeArgUnsupported, text: "argument unsupported: QEMU guest agent is not configured"}
+		}
+		if source == fromLease && d.asked > 3 {
+			all = []netip.Addr{netip.MustParseAddr("192.0.2.7")}
+		}
+		return nil
+	})
+	return all, err
+}
+
+// Screenshot is of a black pixel.
+func (c *fakeConn) Screenshot(name string, w io.Writer) (string, error) {
+	err := c.call("screenshot", name, func(d *fakeDomain) error {
+		if len(d.xml.Devices.Videos) == 0 {
+			return &callError{code: codeUnsupported, text: "Operation not supported: no screens to take screenshot from"}
+		}
+		_, err := w.Write([]byte("P6\n1 1\n255\n\x00\x00\x00"))
+		return err
+	})
+	return "image/x-portable-pixmap", err
 }
 
 // Close ends what was to end with this connection.

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/bullpen-vm/bullpen/diskio"
 	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
@@ -70,7 +71,26 @@ func (f faked) Spec() vm.Spec {
 
 func (f faked) Without() vm.Set {
 	t, _ := parseURI(f.conf.URI)
-	return absent(t)
+	return absentWith(f.conf, t)
+}
+
+// absentWith is absent of machines that may have more devices: see withDevices.
+func absentWith(c Config, t target) vm.Set {
+	set := absent(t)
+	if c.Domain != nil {
+		set = set&^(vm.CanAddress|vm.CanScreenshot) | vm.CanSave
+	}
+	return set
+}
+
+// withDevices gives domains a network and a screen.
+func withDevices(d *libvirtxml.Domain) error {
+	d.Devices.Interfaces = append(d.Devices.Interfaces, libvirtxml.DomainInterface{
+		Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: "default"}},
+		Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
+	})
+	d.Devices.Videos = append(d.Devices.Videos, libvirtxml.DomainVideo{Model: libvirtxml.DomainVideoModel{Type: "vga", VRam: 16384}})
+	return nil
 }
 
 // absent is said here anew, so that the driver's own table is held against it.
@@ -100,6 +120,12 @@ func newFake(t testing.TB) (*fakeHost, Config) {
 
 func TestConformanceOnAFakeHypervisor(t *testing.T) {
 	h, conf := newFake(t)
+	vmtest.Run(t, faked{h: h, conf: conf})
+}
+
+func TestConformanceOnAFakeHypervisorWithMoreDevices(t *testing.T) {
+	h, conf := newFake(t)
+	conf.Domain = withDevices
 	vmtest.Run(t, faked{h: h, conf: conf})
 }
 

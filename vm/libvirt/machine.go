@@ -21,6 +21,9 @@ type machine struct {
 	// incarnation is that of the machine which this handle is for; empty for a
 	// domain that is not ours.
 	incarnation string
+	// extra are capabilities that not every machine of this driver has; see
+	// extras.
+	extra vm.Set
 }
 
 // ID is the domain's name.
@@ -45,9 +48,10 @@ func (d *Driver) Open(ctx context.Context, id vm.ID) (vm.Machine, error) {
 		if err != nil {
 			return nil, err
 		}
-		m := &machine{d: d, id: id}
+		// What a foreign domain has, its hypervisor will say.
+		m := &machine{d: d, id: id, extra: vm.CanAddress | vm.CanScreenshot}
 		if rec := d.recordOf(got); rec != nil {
-			m.incarnation = rec.Incarnation
+			m.incarnation, m.extra = rec.Incarnation, rec.extras()
 		}
 		return m, nil
 	})

@@ -31,6 +31,21 @@ type record struct {
 	// Accelerator, and why it was chosen, for people.
 	Accelerator string `json:"accelerator,omitempty"`
 	Why         string `json:"why,omitempty"`
+	// What of the devices that it may have it has.
+	Network bool `json:"network,omitempty"`
+	Screen  bool `json:"screen,omitempty"`
+}
+
+// extras are the capabilities that depend on a domain's devices.
+func (r record) extras() vm.Set {
+	var s vm.Set
+	if r.Network {
+		s |= vm.CanAddress
+	}
+	if r.Screen {
+		s |= vm.CanScreenshot
+	}
+	return s
 }
 
 const recordVersion = 1

@@ -62,7 +62,8 @@ func (d *Driver) readParent(name string) (parentRecord, error) {
 
 // Save keeps the machine's state as a parent and ends the machine. A machine
 // with a writable disk beside its job disks is refused: the disk would have to be
-// frozen with the state.
+// frozen with the state. It is not there for one with a network: those made of
+// it would all have its hardware address, which is part of the state.
 func (m *machine) Save(ctx context.Context, parent string) error {
 	_, err := do(ctx, m.d, vm.OpSave, m.id, nil, func(ctx context.Context) (_ struct{}, err error) {
 		_, unlock, err := m.operate(ctx, vm.OpSave, true)
