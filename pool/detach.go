@@ -36,6 +36,9 @@ func (g *Guest) Detach(ctx context.Context, owner string) (*Detached, error) {
 	fail := func(err error) (*Detached, error) {
 		return nil, &OpError{Op: "detach", What: g.name, Why: g.want.Job, Err: err}
 	}
+	if g.loan != nil {
+		return fail(fmt.Errorf("it is borrowed: %w", errors.ErrUnsupported))
+	}
 	u := g.unit
 	p := u.pool
 	if u.fixture != nil {

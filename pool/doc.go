@@ -31,7 +31,9 @@
 // like made ones, and never made nor destroyed. Reload and Resize change a pool
 // while it runs: guests keep what they have, and what has no place any more is
 // handed out to nobody. Accounts may have quotas. A guest that is to stay is kept
-// for a person (Hold) or leaves the pool for good (Detach).
+// for a person (Hold) or leaves the pool for good (Detach). A guest may be lent to
+// child processes (Handle, OpenHandle), which are served and fenced by the one
+// that holds it.
 //
 // # Inside
 //

@@ -71,7 +71,11 @@ func (g *Guest) during(ctx context.Context, op string, do func(context.Context) 
 	stop := context.AfterFunc(held, func() { cancel(context.Cause(held)) })
 	defer stop()
 	if err := do(ctx); err != nil {
-		return fail(because(ctx, err))
+		err = because(ctx, err)
+		if g.loan != nil {
+			err = g.loan.confirm(ctx, err)
+		}
+		return fail(err)
 	}
 	return nil
 }

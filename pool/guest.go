@@ -26,6 +26,8 @@ type Guest struct {
 	boot       time.Duration
 
 	released atomic.Bool
+	loan     *borrowed                // of a guest that another process lends; unit is nil then
+	reported atomic.Pointer[reported] // what a borrower said of the machine
 
 	// What hangs on the guest is made when it is asked for.
 	mu      sync.Mutex
@@ -34,6 +36,7 @@ type Guest struct {
 	cancel  context.CancelCauseFunc
 	over    error // why it is not held any more
 	machine vm.Machine
+	lent    *lent
 }
 
 // newGuest hands a held unit out. The caller holds p.mu.
@@ -105,14 +108,29 @@ func (g *Guest) Context() context.Context {
 func (g *Guest) Name() string { return g.name }
 
 // Host is the name of the host that the machine runs on.
-func (g *Guest) Host() string { return g.unit.host.Name }
+func (g *Guest) Host() string {
+	if g.loan != nil {
+		return g.loan.facts.Host
+	}
+	return g.unit.host.Name
+}
 
 // Template is the name of the template that the machine was made from.
-func (g *Guest) Template() string { return g.unit.template.Name }
+func (g *Guest) Template() string {
+	if g.loan != nil {
+		return g.loan.facts.Template
+	}
+	return g.unit.template.Name
+}
 
 // Labels are those of the template over those of the host. The map is the
 // caller's.
-func (g *Guest) Labels() map[string]string { return maps.Clone(g.unit.place.labels) }
+func (g *Guest) Labels() map[string]string {
+	if g.loan != nil {
+		return maps.Clone(g.loan.facts.Labels)
+	}
+	return maps.Clone(g.unit.place.labels)
+}
 
 // Properties are what the guest was told: the machine's own (machine, host,
 // template, slot, pool, run) over the template's over the host's. The map is the
@@ -133,11 +151,22 @@ func (g *Guest) BootTime() time.Duration { return g.boot }
 // Release gives the guest back. The caller is cut off from the machine before
 // Release returns; the machine is renewed behind it, or destroyed when reason
 // says that it is broken (see Broken). Any other reason is only told to others.
-// It is idempotent and does no I/O. When the lease was lost before, the answer
+// It is idempotent and does no I/O (of a borrowed guest see OpenHandle). When the lease was lost before, the answer
 // is an error that says so, for what was done under it may be in doubt.
 func (g *Guest) Release(_ context.Context, reason error) error {
 	if !g.released.CompareAndSwap(false, true) {
 		return nil
+	}
+	if g.loan != nil {
+		err := g.loan.giveBack(reason)
+		g.end(ErrReleased)
+		if err != nil {
+			return &OpError{Op: "release", What: g.name, Why: g.want.Job, Err: err}
+		}
+		return nil
+	}
+	if r := g.reported.Load(); r != nil && !IsBroken(reason) {
+		reason = r
 	}
 	u := g.unit
 	p := u.pool

@@ -58,6 +58,9 @@ func (g *Guest) Hold(ctx context.Context, o HoldOptions) (How, error) {
 	fail := func(err error) (How, error) {
 		return How{}, &OpError{Op: "hold", What: g.name, Why: g.want.Job, Err: err}
 	}
+	if g.loan != nil {
+		return fail(fmt.Errorf("it is borrowed, and its lender's to keep: %w", errors.ErrUnsupported))
+	}
 	if o.TTL < 0 {
 		return fail(fmt.Errorf("HoldOptions.TTL is %v, want 0 (%v) or more", o.TTL, DefaultHold))
 	}

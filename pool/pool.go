@@ -49,6 +49,7 @@ type Pool struct {
 	tickets  map[*Ticket]struct{}
 	accounts map[string]*account // those with quotas that use some
 	left     []error             // machines that Close could not destroy
+	lend     lender
 
 	avail, vacant []int // scratch of plan
 
