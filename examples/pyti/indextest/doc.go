@@ -1,0 +1,3 @@
+// Package indextest makes wheels and source distributions, and serves them as a
+// package index, for tests.
+package indextest
