@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
@@ -34,11 +36,20 @@ const addressPause = time.Second
 // Config.Domain added, and for domains that others made; the context is the only
 // deadline.
 func (m *machine) Addresses(ctx context.Context) ([]netip.Addr, error) {
-	return do(ctx, m.d, vm.OpAddresses, m.id, nil, m.addresses)
+	began := time.Now()
+	var why atomic.Pointer[string] // the sources do not know
+	all, err := do(ctx, m.d, vm.OpAddresses, m.id, nil, func(ctx context.Context) ([]netip.Addr, error) { return m.addresses(ctx, &why) })
+	if err != nil && ctx.Err() != nil {
+		text := "no source was asked to its end"
+		if w := why.Load(); w != nil {
+			text = *w
+		}
+		err = m.d.fail(vm.OpAddresses, m.id, fmt.Errorf("nobody knows an address of the guest after %v (%s): %w", time.Since(began).Round(time.Millisecond), text, context.Cause(ctx)))
+	}
+	return all, err
 }
 
-func (m *machine) addresses(ctx context.Context) ([]netip.Addr, error) {
-	began := time.Now()
+func (m *machine) addresses(ctx context.Context, why *atomic.Pointer[string]) ([]netip.Addr, error) {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, addressPause) {
 		info, err := m.look(ctx)
 		if err != nil {
@@ -49,7 +60,8 @@ func (m *machine) addresses(ctx context.Context) ([]netip.Addr, error) {
 		default:
 			return nil, fmt.Errorf("%w: it is %v, want running", vm.ErrState, info.State)
 		}
-		var said []error // why a source does not know
+		var said []error // by sources that cannot tell
+		unsupported := 0
 		for _, source := range []addressSource{fromLease, fromAgent, fromARP} {
 			var found []netip.Addr
 			err := m.d.line.use(ctx, true, func(c conn) (err error) {
@@ -60,21 +72,24 @@ func (m *machine) addresses(ctx context.Context) ([]netip.Addr, error) {
 			case context.Cause(ctx) != nil, errors.Is(err, vm.ErrHostLost), errors.Is(err, vm.ErrNotFound):
 				return nil, err
 			case err != nil:
-				said = append(said, fmt.Errorf("%v: %w", source, err))
+				if said = append(said, fmt.Errorf("%v: %w", source, err)); errors.Is(err, errors.ErrUnsupported) {
+					unsupported++
+				}
 			}
 			if found = reachable(found); len(found) > 0 {
 				return found, nil
 			}
 		}
-		if len(said) == 3 && errors.Is(said[0], errors.ErrUnsupported) && errors.Is(said[1], errors.ErrUnsupported) && errors.Is(said[2], errors.ErrUnsupported) {
-			return nil, errors.Join(said...)
-		}
-		if err := sleep(ctx, pause); err != nil {
-			why := ""
-			if err := errors.Join(said...); err != nil {
-				why = " (" + err.Error() + ")"
+		text := "leases, guest agent and ARP were asked"
+		if err := errors.Join(said...); err != nil {
+			text = strings.ReplaceAll(err.Error(), "\n", "; ")
+			if unsupported == 3 {
+				return nil, err
 			}
-			return nil, fmt.Errorf("nobody knows an address of the guest after %v%s: %w", time.Since(began).Round(time.Millisecond), why, err)
+		}
+		why.Store(&text)
+		if err := sleep(ctx, pause); err != nil {
+			return nil, err
 		}
 	}
 }

@@ -90,6 +90,7 @@ func TestAddressesWaitsForALeaseAndNoLongerThanItsContext(t *testing.T) {
 	defer cancel()
 	_, err = m.Addresses(ctx)
 	require.ErrorIs(t, err, context.DeadlineExceeded)
+	assert.Regexp(t, `nobody knows an address of the guest after [0-9.]+.?s \(guest agent: libvirt: guest agent is not connected`, err.Error())
 	var op *vm.OpError
 	require.ErrorAs(t, err, &op)
 	assert.Equal(t, vm.OpAddresses, op.Op)

@@ -24,7 +24,11 @@ type daemon struct {
 	t   testing.TB
 	dir string
 	cmd *exec.Cmd
+	net bool // in a network namespace of its own
 }
+
+// ownNetwork keeps bridges of a daemon's networks to itself.
+func ownNetwork(d *daemon) { d.net = true }
 
 // aloneVariable names the test that a process was started for.
 const aloneVariable = "BULLPEN_TEST_ALONE"
@@ -50,8 +54,9 @@ func alone(t *testing.T) bool {
 	return false
 }
 
-// newDaemon starts one, or skips.
-func newDaemon(t testing.TB) (*daemon, initramfs.Guest) {
+// newDaemon starts one, or skips. It shares the computer's network, or has one
+// of its own.
+func newDaemon(t testing.TB, options ...func(*daemon)) (*daemon, initramfs.Guest) {
 	t.Helper()
 	g := testGuest(t)
 	need.Thing(t, "root")
@@ -59,6 +64,9 @@ func newDaemon(t testing.TB) (*daemon, initramfs.Guest) {
 	dir, err := os.MkdirTemp("", "bpd")
 	require.NoError(t, err)
 	d := &daemon{t: t, dir: dir}
+	for _, o := range options {
+		o(d)
+	}
 	t.Cleanup(func() {
 		d.kill()
 		d.killGuests()
@@ -109,10 +117,15 @@ func (d *daemon) start() {
 	for _, b := range [][2]string{{"etc", "/etc/libvirt"}, {"run", "/run/libvirt"}, {"lib", "/var/lib/libvirt"}, {"log", "/var/log/libvirt"}, {"cache", "/var/cache/libvirt"}} {
 		script += fmt.Sprintf(" mkdir -p %s && mount --bind %s/%s %s &&", b[1], d.dir, b[0], b[1])
 	}
+	flags := uintptr(syscall.CLONE_NEWNS)
+	if d.net {
+		flags |= syscall.CLONE_NEWNET
+		script += " mount -t sysfs sysfs /sys &&"
+	}
 	script += fmt.Sprintf(" exec libvirtd -f %s/etc/libvirtd.conf -p %s/libvirtd.pid", d.dir, d.dir)
 	d.cmd = exec.Command("/bin/sh", "-c", script)
 	d.cmd.Env = append(os.Environ(), "LIBVIRT_LOG_OUTPUTS=", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Setpgid: true}
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags, Setpgid: true}
 	out, err := os.OpenFile(filepath.Join(d.dir, "out"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	require.NoError(d.t, err)
 	defer out.Close()

@@ -89,6 +89,10 @@ func withDevices(d *libvirtxml.Domain) error {
 		Source: &libvirtxml.DomainInterfaceSource{Network: &libvirtxml.DomainInterfaceSourceNetwork{Network: "default"}},
 		Model:  &libvirtxml.DomainInterfaceModel{Type: "virtio"},
 	})
+	return withScreen(d)
+}
+
+func withScreen(d *libvirtxml.Domain) error {
 	d.Devices.Videos = append(d.Devices.Videos, libvirtxml.DomainVideo{Model: libvirtxml.DomainVideoModel{Type: "vga", VRam: 16384}})
 	return nil
 }

@@ -31,6 +31,8 @@ const real = true
 var shared struct {
 	once  sync.Once
 	dir   string
+	parts initramfs.Parts
+	agent string
 	guest initramfs.Guest
 	err   error
 }
@@ -81,26 +83,30 @@ func prepareShared(t testing.TB) {
 		if k := os.Getenv("BULLPEN_KERNEL"); k != "" {
 			root = filepath.Dir(filepath.Dir(k))
 		}
-		var parts initramfs.Parts
-		if parts, shared.err = initramfs.Find(root); shared.err != nil {
+		if shared.parts, shared.err = initramfs.Find(root); shared.err != nil {
 			return
 		}
 		// Whoever may not use the module cache brings one.
-		if agent := os.Getenv("BULLPEN_AGENT"); agent != "" {
-			shared.guest, shared.err = initramfs.Build(context.Background(), initramfs.Config{Parts: parts, Agent: agent, Dir: shared.dir})
-			return
+		if shared.agent = os.Getenv("BULLPEN_AGENT"); shared.agent == "" {
+			shared.agent = filepath.Join(shared.dir, "agent")
+			build := exec.Command("go", "build", "-trimpath", "-ldflags=-s", "-o", shared.agent, "github.com/bullpen-vm/bullpen/examples/agent")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			var text []byte
+			if text, shared.err = build.CombinedOutput(); shared.err != nil {
+				shared.err = fmt.Errorf("%w: %s", shared.err, text)
+				return
+			}
 		}
-		agent := filepath.Join(shared.dir, "agent")
-		build := exec.Command("go", "build", "-trimpath", "-ldflags=-s", "-o", agent, "github.com/bullpen-vm/bullpen/examples/agent")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		var text []byte
-		if text, shared.err = build.CombinedOutput(); shared.err != nil {
-			shared.err = fmt.Errorf("%w: %s", shared.err, text)
-			return
-		}
-		shared.guest, shared.err = initramfs.Build(context.Background(), initramfs.Config{Parts: parts, Agent: agent, Dir: shared.dir})
+		shared.guest, shared.err = buildGuest()
 	})
 	require.NoError(t, shared.err)
+}
+
+// buildGuest makes a guest with more modules than the default ones.
+func buildGuest(modules ...string) (initramfs.Guest, error) {
+	return initramfs.Build(context.Background(), initramfs.Config{
+		Parts: shared.parts, Agent: shared.agent, Dir: shared.dir, Modules: append(initramfs.DefaultModules(), modules...),
+	})
 }
 
 // embedURI is that of this process's embedded driver.
