@@ -47,10 +47,10 @@ type lent struct {
 // listen gives the pool's socket.
 func (d *lender) listen(ctx context.Context, p *Pool) (net.Listener, error) {
 	d.mu.Lock()
-	l := d.listener
+	old := d.listener
 	d.mu.Unlock()
-	if l != nil {
-		return l, nil
+	if old != nil {
+		return old, nil
 	}
 	lock := p.leases.LockPath()
 	if lock == "" {
@@ -60,7 +60,7 @@ func (d *lender) listen(ctx context.Context, p *Pool) (net.Listener, error) {
 	if len(path) >= maxSocket {
 		return nil, fmt.Errorf("the path of the socket %s has %d bytes, want less than %d: set lease.Config.Dir to a shorter one", path, len(path), maxSocket)
 	}
-	l, err = new(net.ListenConfig).Listen(ctx, "unix", path)
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	if err != nil {
 		return nil, err
 	}
