@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -20,6 +21,8 @@ type made struct {
 	// path is the PATH of the tests; empty: the machine's own. The go tool must
 	// not be in it.
 	path string
+	// parent is what machines are restored from; empty: they are booted.
+	parent string
 }
 
 const (
@@ -41,7 +44,12 @@ func open(ctx context.Context, o options) (made, error) {
 			return m, gerr
 		}
 		m.spec.Kernel, m.spec.Initrd, m.spec.Cmdline = guest.Kernel, guest.Initrd, guest.Cmdline
-		m.driver, err = libvirt.Open(ctx, libvirt.Config{URI: o.uri})
+		if m.driver, err = libvirt.Open(ctx, libvirt.Config{URI: o.uri}); err != nil {
+			return m, err
+		}
+		if err = m.makeParent(ctx, o.cache); err != nil {
+			err = errors.Join(err, m.driver.Close())
+		}
 	default:
 		err = fmt.Errorf("-driver is %q, want local or libvirt", o.driver)
 	}

@@ -61,9 +61,9 @@ func test(ctx context.Context, o options, w *lines, packs []*pack, build func() 
 	}
 	defer func() { err = errors.Join(err, m.driver.Close()) }()
 	machines, err := pool.New(pool.Config{
-		Name:      "gotest",
+		Name:      poolName,
 		Hosts:     []pool.Host{{Name: "here", Driver: m.driver, Slots: o.machines}},
-		Templates: []pool.Template{{Name: "gotest", Spec: m.spec, Ready: o.machines}},
+		Templates: []pool.Template{{Name: poolName, Spec: m.spec, Ready: o.machines, Parent: m.parent}},
 	})
 	if err != nil {
 		return nil, err
