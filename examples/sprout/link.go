@@ -17,13 +17,13 @@ type message struct {
 	Ack  uint64 `json:"ack,omitempty"` // of that message; nothing else is in it
 	Kind string `json:"kind,omitempty"`
 
-	Config  string          `json:"config,omitempty"` // hello: the path of slave_config
-	Machine json.RawMessage `json:"machine,omitempty"`
-	Group   string          `json:"group,omitempty"` // run
-	Tests   []string        `json:"tests,omitempty"` // run, collected
-	Event   *event          `json:"event,omitempty"`
-	Error   string          `json:"error,omitempty"`  // collected, done
-	Faulty  bool            `json:"faulty,omitempty"` // it is the machine's
+	Config string   `json:"config,omitempty"` // hello: the path of slave_config
+	Handle string   `json:"handle,omitempty"` // hello: opens the appliance
+	Group  string   `json:"group,omitempty"`  // run
+	Tests  []string `json:"tests,omitempty"`  // run, collected
+	Event  *event   `json:"event,omitempty"`
+	Error  string   `json:"error,omitempty"`  // collected, done
+	Faulty bool     `json:"faulty,omitempty"` // it is the machine's
 }
 
 // The kinds of messages.

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/internal/atomicfile"
-	"github.com/bullpen-vm/bullpen/pool"
 	"github.com/bullpen-vm/bullpen/result"
 	"github.com/bullpen-vm/bullpen/result/junit"
 	"github.com/bullpen-vm/bullpen/scheduler"
@@ -187,7 +186,7 @@ func (s *session) prepare(ctx context.Context, appliances []appliance, logs stri
 		a, _ := s.registry.appliance(id)
 		s.term.message(id, green, "using appliance %s", a.URL)
 	}
-	workers := setup{config: path, logs: logs, stamp: s.runtime.Stamp, handle: lend}
+	workers := setup{config: path, logs: logs, stamp: s.runtime.Stamp}
 	s.source.spawn = func(ctx context.Context, id string, a appliance) (executor, error) {
 		return startSlave(ctx, id, a, workers, s.log.With("slave", id))
 	}
@@ -196,11 +195,8 @@ func (s *session) prepare(ctx context.Context, appliances []appliance, logs stri
 
 // inProcess is the executor of the single mode: tests run here, on the appliance that
 // the context carries.
-func (s *session) inProcess(ctx context.Context, id string, a appliance) (executor, error) {
-	return &tester{
-		machine: current{}, suite: s.config.Suite, env: s.runtime.environment(id, a), log: s.log,
-		push: func(ctx context.Context) context.Context { return pool.NewContext(ctx, a.guest) },
-	}, nil
+func (s *session) inProcess(_ context.Context, id string, a appliance) (executor, error) {
+	return newTester(a.guest, s.config.Suite, s.runtime.environment(id, a), s.log), nil
 }
 
 // runTests has the tests listed and run.

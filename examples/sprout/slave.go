@@ -30,13 +30,12 @@ const (
 
 // slave is the master's handle on a worker's process. It is an executor.
 type slave struct {
-	id     string
-	link   *link
-	log    *slog.Logger
-	ended  chan struct{} // closed when the process is reaped
-	state  *os.ProcessState
-	proc   *os.Process
-	closer func() error // of the machine's handle
+	id    string
+	link  *link
+	log   *slog.Logger
+	ended chan struct{} // closed when the process is reaped
+	state *os.ProcessState
+	proc  *os.Process
 }
 
 // setup is what all workers are given.
@@ -44,7 +43,8 @@ type setup struct {
 	config string // path of slave_config
 	logs   string // folder
 	stamp  string // of the run
-	handle func(ctx context.Context, a appliance) (json.RawMessage, func() error, error)
+	// environment is added to that of the workers' processes.
+	environment []string
 }
 
 // startSlave starts a worker's process for an appliance and waits until it answers.
@@ -52,21 +52,16 @@ type setup struct {
 // appliance goes over the socket, for arguments are seen by everybody. Its stdout is
 // null, its stderr the worker's log. It ends with this process, whatever ends this
 // one: its socket ends, and it has a parent-death signal besides.
-func startSlave(ctx context.Context, id string, a appliance, s setup, log *slog.Logger) (_ *slave, err error) {
+func startSlave(ctx context.Context, id string, a appliance, s setup, log *slog.Logger) (*slave, error) {
 	text, err := json.Marshal(a)
 	if err != nil {
 		return nil, err
 	}
-	handle, closeHandle, err := s.handle(ctx, a)
+	handle, err := a.guest.Handle(ctx)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errMachine, err)
 	}
-	w := &slave{id: id, log: log, ended: make(chan struct{}), closer: closeHandle}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeHandle())
-		}
-	}()
+	w := &slave{id: id, log: log, ended: make(chan struct{})}
 	logFile, err := os.OpenFile(filepath.Join(s.logs, id+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
@@ -79,7 +74,7 @@ func startSlave(ctx context.Context, id string, a appliance, s setup, log *slog.
 	defer theirs.Close()
 	// Not CommandContext: the worker ends by stop, also when ctx has ended.
 	c := exec.Command(program(), id, string(text), s.stamp) //nolint:noctx // see above
-	c.Env = append(os.Environ(), workerRole+"=1")
+	c.Env = append(append(os.Environ(), s.environment...), workerRole+"=1")
 	c.Stderr, c.ExtraFiles = logFile, []*os.File{theirs}
 	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
 	started := make(chan error, 1)
@@ -104,7 +99,7 @@ func startSlave(ctx context.Context, id string, a appliance, s setup, log *slog.
 	log.Info("started", "pid", c.Process.Pid, "appliance", a.Name)
 	ctx, cancel := context.WithTimeoutCause(ctx, helloTimeout, fmt.Errorf("worker %s did not answer within %v", id, helloTimeout))
 	defer cancel()
-	if err := w.link.Send(ctx, message{Kind: sayHello, Config: s.config, Machine: handle}); err != nil {
+	if err := w.link.Send(ctx, message{Kind: sayHello, Config: s.config, Handle: handle}); err != nil {
 		return nil, w.failed("hello", err)
 	}
 	m, err := w.link.Receive(ctx)
@@ -218,8 +213,5 @@ func (w *slave) stop() {
 		}
 	}
 	w.kill()
-	if err := w.closer(); err != nil {
-		w.log.Warn("the machine's handle", "error", err)
-	}
 	w.log.Info("ended", "state", w.state.String())
 }

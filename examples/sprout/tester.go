@@ -52,6 +52,9 @@ const suiteFolder = "suite"
 // outputKept bounds what is kept of a test's output, in bytes.
 const outputKept = 64 << 10
 
+// collectTimeout bounds the listing of the tests.
+const collectTimeout = 10 * time.Minute
+
 // tester runs the suite's commands on a machine.
 type tester struct {
 	machine machine
@@ -61,6 +64,14 @@ type tester struct {
 	// push makes the appliance the current one of what runs; nil: it is told by the
 	// machine alone.
 	push func(context.Context) context.Context
+}
+
+// newTester makes a guest the current appliance of all that it runs.
+func newTester(g *pool.Guest, s suite, env []string, log *slog.Logger) *tester {
+	return &tester{
+		machine: current{}, suite: s, env: env, log: log,
+		push: func(ctx context.Context) context.Context { return pool.NewContext(ctx, g) },
+	}
 }
 
 // current is the appliance that a context carries: the one that was pushed.
@@ -107,7 +118,7 @@ func (t *tail) String() string {
 func (t *tester) collect(ctx context.Context) ([]string, error) {
 	var out, errs tail
 	out.most, errs.most = 16<<20, outputKept
-	ctx, cancel := context.WithTimeoutCause(ctx, t.suite.timeout(), errors.New("the collection took too long"))
+	ctx, cancel := context.WithTimeoutCause(ctx, collectTimeout, fmt.Errorf("the collection took longer than %v", collectTimeout))
 	defer cancel()
 	exit, err := t.exec(ctx, vm.Command{Argv: t.suite.Collect, Env: t.env, Dir: suiteFolder, Stdout: &out, Stderr: &errs})
 	if err != nil {

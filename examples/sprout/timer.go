@@ -62,6 +62,9 @@ func (p *appliancePool) runTimer(ctx context.Context, look time.Duration, term *
 // recorded looks whether the pool's record is still there: others destroy a pool by
 // taking that away.
 func (p *appliancePool) recorded(ctx context.Context) error {
+	if err := p.term.Check(); err != nil {
+		return fmt.Errorf("%w: %w", errPoolGone, err)
+	}
 	held, err := p.client.leases.Inspect(ctx, p.term.Key())
 	if err != nil {
 		return err

@@ -11,6 +11,8 @@ import (
 	"os/signal"
 	"sync"
 	"syscall"
+
+	"github.com/bullpen-vm/bullpen/pool"
 )
 
 // workerMain runs a worker when this process was started as one, and says so; in
@@ -65,11 +67,11 @@ func runWorker(log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	t, closeMachine, err := prepareWorker(ctx, id, stamp, a, hello, log)
+	t, guest, err := prepareWorker(ctx, id, stamp, a, hello, log)
 	if err != nil {
 		return errors.Join(err, l.Send(ctx, message{Kind: sayDone, Error: err.Error()}))
 	}
-	defer closeMachine()
+	defer func() { _ = guest.Release(context.Background(), nil) }() // the handle; the guest is the master's
 	if err := l.Send(ctx, message{Kind: sayReady}); err != nil {
 		return err
 	}
@@ -77,7 +79,7 @@ func runWorker(log *slog.Logger) error {
 }
 
 // prepareWorker reads slave_config and opens the appliance.
-func prepareWorker(ctx context.Context, id, stamp string, a appliance, hello message, log *slog.Logger) (*tester, func() error, error) {
+func prepareWorker(ctx context.Context, id, stamp string, a appliance, hello message, log *slog.Logger) (*tester, *pool.Guest, error) {
 	c, err := readSlaveConfig(hello.Config)
 	if err != nil {
 		return nil, nil, err
@@ -85,11 +87,11 @@ func prepareWorker(ctx context.Context, id, stamp string, a appliance, hello mes
 	if c.Runtime.Stamp != stamp {
 		return nil, nil, fmt.Errorf("%s is of run %s, and this worker of run %s", hello.Config, c.Runtime.Stamp, stamp)
 	}
-	m, closeMachine, err := openMachine(ctx, hello.Machine)
+	guest, err := pool.OpenHandle(ctx, hello.Handle)
 	if err != nil {
 		return nil, nil, err
 	}
-	return &tester{machine: m, suite: c.Suite, env: c.Runtime.environment(id, a), log: log}, closeMachine, nil
+	return newTester(guest, c.Suite, c.Runtime.environment(id, a), log), guest, nil
 }
 
 // serve does what the master says, until it says that it is over.
