@@ -36,26 +36,32 @@ func (o *Options) Register(flags Flags) {
 // Open gives the driver, which the caller closes, and what a machine of it is made
 // of: nothing on local, the test guest on libvirt.
 func (o Options) Open(ctx context.Context) (vm.Driver, vm.Spec, error) {
-	switch o.Driver {
-	case "", "local":
-		driver, err := local.Open(local.Config{})
-		return driver, vm.Spec{}, err
-	case "libvirt":
+	var spec vm.Spec
+	if o.Driver == "libvirt" {
 		guest, err := TestGuest(ctx, filepath.Join(o.dir(), "guest"))
 		if err != nil {
 			return nil, vm.Spec{}, err
 		}
+		spec = vm.Spec{Kernel: guest.Kernel, Initrd: guest.Initrd, Cmdline: guest.Cmdline, Memory: 192 << 20}
+	}
+	driver, err := o.Connect(ctx)
+	return driver, spec, err
+}
+
+// Connect gives the driver alone, for those who make no machines. The caller closes
+// it.
+func (o Options) Connect(ctx context.Context) (vm.Driver, error) {
+	switch o.Driver {
+	case "", "local":
+		return local.Open(local.Config{})
+	case "libvirt":
 		uri := o.URI
 		if uri == "" {
 			uri = "qemu:///embed?root=" + filepath.Join(o.dir(), "libvirt")
 		}
-		driver, err := libvirt.Open(ctx, libvirt.Config{URI: uri})
-		if err != nil {
-			return nil, vm.Spec{}, err
-		}
-		return driver, vm.Spec{Kernel: guest.Kernel, Initrd: guest.Initrd, Cmdline: guest.Cmdline, Memory: 192 << 20}, nil
+		return libvirt.Open(ctx, libvirt.Config{URI: uri})
 	default:
-		return nil, vm.Spec{}, fmt.Errorf("-driver is %q, want local or libvirt", o.Driver)
+		return nil, fmt.Errorf("-driver is %q, want local or libvirt", o.Driver)
 	}
 }
 
