@@ -114,6 +114,9 @@ func TestEndsAreToldApart(t *testing.T) {
 		assert.Equal(t, c.want, endOf(c.d, f, c.console).Kind, name)
 		assert.NotEmpty(t, endOf(c.d, f, c.console).Detail, name)
 	}
+	// It is what a libvirtd says that was away when QEMU ended, of whatever.
+	end := endOf(off(offCrashed), facts{}, nil)
+	assert.Equal(t, vm.End{Kind: vm.EndCrashed, Detail: qemuDied}, end)
 }
 
 func TestStatesAreMapped(t *testing.T) {

@@ -192,5 +192,10 @@ func runJob(t testing.TB, m vm.Machine, inputs []diskio.Input, lines ...string) 
 
 // newBareConnection connects without a driver.
 func newBareConnection(uri string) (conn, error) {
-	return connect(context.Background(), new(sync.WaitGroup), uri, func(event) {}, func(string) {})
+	return newConnectionFor(context.Background(), uri, func(event) {}, func(string) {})
+}
+
+// newConnectionFor is how Open connects.
+func newConnectionFor(ctx context.Context, uri string, sink func(event), closed func(string)) (conn, error) {
+	return connect(ctx, new(sync.WaitGroup), uri, sink, closed)
 }

@@ -64,7 +64,7 @@ func (r *run) supervise() {
 	d := r.m.d
 	defer d.ops.Done()
 	if end := r.watch(); end != nil {
-		if why := r.why.Load(); why != nil && (end.Kind == vm.EndKilled || end.Detail == qemuDied) {
+		if why := r.why.Load(); why != nil && (end.Kind == vm.EndKilled || end.Kind == vm.EndUnknown || end.Detail == qemuDied) {
 			end.Kind, end.Detail = vm.EndKilled, *why
 		}
 		if err := r.m.writeEnd(r.rec.Boot, *end); err != nil {

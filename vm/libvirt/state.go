@@ -115,14 +115,18 @@ func endOf(d domain, f facts, console []byte) vm.End {
 	if d.state == domShutoff && reason == offUnknown && f.stopped && f.reason >= 0 && f.reason < len(stoppedReasons) {
 		reason = stoppedReasons[f.reason]
 	}
+	panicked := bytes.Contains(console, []byte("Kernel panic - not syncing"))
 	switch {
-	case f.panicked, d.state == domCrashed, d.state == domShutoff && reason == offCrashed:
+	case f.panicked, d.state == domCrashed, reason == offCrashed && panicked:
 		return vm.End{Kind: vm.EndCrashed, Detail: "the guest panicked"}
+	case reason == offCrashed:
+		// Also what a libvirtd says that was away when QEMU ended.
+		return vm.End{Kind: vm.EndCrashed, Detail: qemuDied}
 	case reason == offDestroyed:
 		return vm.End{Kind: vm.EndKilled, Detail: "libvirt was told to destroy it"}
 	case reason == offShutdown && f.signal:
 		return vm.End{Kind: vm.EndKilled, Detail: "QEMU was told to end by a signal from the host"}
-	case reason == offShutdown && bytes.Contains(console, []byte("Kernel panic - not syncing")):
+	case reason == offShutdown && panicked:
 		return vm.End{Kind: vm.EndCrashed, Detail: "the guest panicked, as its console says, and restarted"}
 	case reason == offShutdown:
 		return vm.End{Kind: vm.EndPoweredOff, Detail: "the guest powered off or restarted"}
