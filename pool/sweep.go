@@ -149,9 +149,10 @@ func (p *Pool) lookAgain(ctx context.Context) {
 type look uint8
 
 const (
-	regular look = iota
-	early        // too soon after another to count as a sighting of its own
-	dryRun       // nothing is done, and nothing counts as seen
+	regular   look = iota
+	early          // too soon after another to count as a sighting of its own
+	dryRun         // nothing is done, and nothing counts as seen
+	rehearsal      // nothing is done, and what is seen counts
 )
 
 // reconcile lists one host and sees to what it finds.
@@ -184,7 +185,7 @@ func (p *Pool) reconcile(ctx context.Context, h *host, how look) ([]Finding, err
 		return nil, fmt.Errorf("%w: %w", errHost, err)
 	}
 	found := p.judge(h, listing, store, how)
-	if how == dryRun {
+	if how == dryRun || how == rehearsal {
 		return found, nil
 	}
 	for i := range found {
@@ -256,7 +257,7 @@ func (p *Pool) judge(h *host, listing []vm.Info, store string, how look) []Findi
 		},
 	}
 	sightings := &h.sightings
-	if how != regular {
+	if how != regular && how != rehearsal {
 		sightings = &reconcile.Sightings{}
 	}
 	judged := sightings.Judge(listing, view)
