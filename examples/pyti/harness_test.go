@@ -38,6 +38,7 @@ type home struct {
 	root  string
 	tmp   string // TMPDIR of the programs: where their machines are
 	index *indextest.Server
+	last  *program
 }
 
 // newHome makes a root whose one platform is this computer, under a name of its
@@ -101,6 +102,7 @@ func (h *home) start(args ...string) *program {
 	p.Env = append(os.Environ(), "BULLPEN_TEST_PYTI=1", "TMPDIR="+h.tmp, rootVariable+"=")
 	p.Stdout, p.Stderr = p.out, p.errout
 	require.NoError(h.t, p.Start())
+	h.last = p
 	h.t.Cleanup(func() {
 		cancel()
 		_ = p.Wait() // it has been waited for, or it was killed
@@ -140,7 +142,8 @@ func eventually(t *testing.T, what string, cond func() bool) {
 	deadline := time.Now().Add(limit)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("never: %s", what)
+			t.Errorf("never: %s", what)
+			return
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
@@ -151,6 +154,11 @@ func (h *home) answer(name string) (r record) {
 	h.t.Helper()
 	path := h.path("pyti_requests/" + name + ".result.json")
 	eventually(h.t, "an answer to "+name, func() bool { _, err := os.Stat(path); return err == nil })
+	if h.t.Failed() {
+		_ = h.last.Process.Kill() // so that what it said can be read
+		_ = h.last.Wait()
+		h.t.Fatalf("%s%s", h.last.out, h.last.errout)
+	}
 	text, err := os.ReadFile(path)
 	require.NoError(h.t, err)
 	require.NoError(h.t, json.Unmarshal(text, &r), string(text))
