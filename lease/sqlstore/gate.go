@@ -21,7 +21,14 @@ import (
 type gate struct {
 	path       string
 	file, turn *os.File
+	is         identity  // of file
 	stuckUntil time.Time // the turnstile is left out until then
+
+	// Of who holds the gate.
+	lines [2 * gateLine]byte // what the file had when the gate was taken
+	mine  []byte             // our second line
+	known reached            // what the first line of before says
+	last  []byte             // that line
 }
 
 const (
@@ -41,6 +48,11 @@ func openGate(database string, mode fs.FileMode) (*gate, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("sqlstore: the gate beside the database cannot be used: %w", err), g.close())
 	}
+	if g.is, err = identityOf(g.file, g.path); err != nil {
+		return nil, errors.Join(err, g.close())
+	}
+	host, _ := os.Hostname() // a word more in a message
+	g.mine = lineOf(fmt.Sprintf("pid %d on %s", os.Getpid(), host))
 	return g, nil
 }
 
@@ -58,9 +70,12 @@ func (g *gate) close() error {
 func (g *gate) lock(ctx context.Context) error {
 	start := time.Now()
 	if start.After(g.stuckUntil) {
-		patient, cancel := context.WithTimeout(ctx, turnPatience)
-		err := poll(patient, g.turn, turnPoll)
-		cancel()
+		err := flock(g.turn, syscall.LOCK_EX|syscall.LOCK_NB)
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			patient, cancel := context.WithTimeout(ctx, turnPatience)
+			err = poll(patient, g.turn, turnPoll)
+			cancel()
+		}
 		switch {
 		case err == nil:
 			defer func() { _ = flock(g.turn, syscall.LOCK_UN) }() // it goes with the file otherwise
@@ -72,6 +87,9 @@ func (g *gate) lock(ctx context.Context) error {
 	}
 	err := poll(ctx, g.file, gatePoll)
 	if err == nil {
+		if err = g.read(); err != nil {
+			return errors.Join(err, g.unlock())
+		}
 		g.sign()
 		return nil
 	}
@@ -117,12 +135,7 @@ func flock(f *os.File, how int) error {
 // inPlace tells whether the path still names the file that is locked: a lock on
 // one that was removed keeps nobody out.
 func (g *gate) inPlace() error {
-	have, err := g.file.Stat()
-	if err != nil {
-		return err
-	}
-	now, err := os.Stat(g.path)
-	if err != nil || !os.SameFile(have, now) {
+	if now, err := identify(g.path); err != nil || now != g.is {
 		return fmt.Errorf("%w: %s was removed or replaced while it was in use: close the store and open it again", ErrDamaged, g.path)
 	}
 	return nil

@@ -83,6 +83,7 @@ func TestTheGateFileRemembersWhatWasReached(t *testing.T) {
 	assert.Zero(t, got)
 	want := reached{"0f1e", 1 << 40}
 	require.NoError(t, a.note(want))
+	require.NoError(t, b.read())
 	got, err = b.reached()
 	require.NoError(t, err)
 	assert.Equal(t, want, got)

@@ -27,8 +27,7 @@ type reached struct {
 }
 
 func (r reached) String() string {
-	text := fmt.Sprintf("%s %s %d ", gateMagic, r.id, r.commits)
-	return text + checksum(r.commits, 0, r.id, gateMagic)
+	return gateMagic + " " + r.id + " " + strconv.FormatInt(r.commits, 10) + " " + checksum(r.commits, 0, r.id, gateMagic)
 }
 
 func parseReached(line []byte) (reached, error) {
@@ -48,14 +47,23 @@ func parseReached(line []byte) (reached, error) {
 	return r, nil
 }
 
-// reached reads what was noted. Called with the gate held.
-func (g *gate) reached() (reached, error) {
-	line := make([]byte, gateLine)
-	n, err := g.file.ReadAt(line, 0)
+// read reads both lines. Called when the gate was taken.
+func (g *gate) read() error {
+	n, err := g.file.ReadAt(g.lines[:], 0)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return reached{}, fmt.Errorf("sqlstore: read %s: %w", g.path, err)
+		return fmt.Errorf("sqlstore: read %s: %w", g.path, err)
 	}
-	r, err := parseReached(line[:n])
+	clear(g.lines[n:])
+	return nil
+}
+
+// reached tells what was noted when the gate was taken. Called with the gate held.
+func (g *gate) reached() (reached, error) {
+	line := g.lines[:gateLine]
+	if bytes.Equal(line, g.last) { // nobody else wrote since
+		return g.known, nil
+	}
+	r, err := parseReached(line)
 	if err != nil {
 		return r, fmt.Errorf("%s: %w", g.path, err)
 	}
@@ -63,23 +71,29 @@ func (g *gate) reached() (reached, error) {
 }
 
 // note writes down what was reached. Called with the gate held.
-func (g *gate) note(r reached) error { return g.write(r.String(), 0) }
-
-func (g *gate) write(text string, at int64) error {
-	line := fmt.Sprintf("%-*s\n", gateLine-1, text)
-	if len(line) > gateLine {
-		line = line[:gateLine-1] + "\n"
-	}
-	if _, err := g.file.WriteAt([]byte(line), at); err != nil {
+func (g *gate) note(r reached) error {
+	line := lineOf(r.String())
+	if _, err := g.file.WriteAt(line, 0); err != nil {
 		return fmt.Errorf("sqlstore: write %s: %w", g.path, err)
 	}
+	copy(g.lines[:], line)
+	g.known, g.last = r, line
 	return nil
 }
 
-// sign writes down who holds the gate, for people.
+// lineOf gives a line of the gate file.
+func lineOf(text string) []byte {
+	line := bytes.Repeat([]byte(" "), gateLine)
+	copy(line[:gateLine-1], text)
+	line[gateLine-1] = '\n'
+	return line
+}
+
+// sign writes down who holds the gate, for people, where the file does not say so.
 func (g *gate) sign() {
-	host, _ := os.Hostname()                                              // a word more in a message
-	_ = g.write(fmt.Sprintf("pid %d on %s", os.Getpid(), host), gateLine) // as above
+	if !bytes.Equal(g.lines[gateLine:], g.mine) {
+		_, _ = g.file.WriteAt(g.mine, gateLine) // a word in a message
+	}
 }
 
 // holder says who holds the gate: by what the kernel says where it tells, else by

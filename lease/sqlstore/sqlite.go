@@ -23,7 +23,7 @@ type sqlite struct {
 	db      *sql.DB
 	log     *slog.Logger
 	path    string
-	file    fs.FileInfo // of the database when it was opened
+	file    identity // of the database when it was opened
 	store   string
 	watches *watches
 	readers *sessions

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 
 	"github.com/bullpen-vm/bullpen/lease"
@@ -171,8 +170,7 @@ func (b *sqlite) locked(ctx context.Context, ops []*op, errs []error) error {
 
 // inPlace tells whether the files are still those that were opened.
 func (b *sqlite) inPlace() error {
-	now, err := os.Stat(b.path)
-	if err != nil || !os.SameFile(b.file, now) {
+	if now, err := identify(b.path); err != nil || now != b.file {
 		return fmt.Errorf("%w: the database was removed or replaced while it was in use: close the store and open it again", ErrDamaged)
 	}
 	return b.gate.inPlace()

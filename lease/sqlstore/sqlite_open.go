@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/google/uuid"
 )
@@ -43,7 +42,7 @@ func (b *sqlite) prepare(ctx context.Context) error {
 	if b.conn, err = openSession(ctx, b.db, b.setupWriter); err != nil {
 		return err
 	}
-	if b.file, err = os.Stat(b.path); err != nil {
+	if b.file, err = identify(b.path); err != nil {
 		return err
 	}
 	var state string
