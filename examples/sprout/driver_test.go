@@ -3,9 +3,14 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
 // mute is a driver whose machines do not tell their addresses.
@@ -25,3 +30,20 @@ func (muteMachine) Addresses(context.Context) ([]netip.Addr, error) {
 
 // Unwrap gives all other capabilities.
 func (m muteMachine) Unwrap() any { return m.Machine }
+
+// foreign makes machines that others than this program own. They are off: who starts
+// a local machine has its channel.
+func (p *project) foreign(n int) (names []string) {
+	p.t.Helper()
+	driver, err := local.Open(local.Config{Root: p.conf.Hosts[0].Dir})
+	require.NoError(p.t, err)
+	p.t.Cleanup(func() { assert.NoError(p.t, driver.Close()) })
+	for i := range n {
+		name := fmt.Sprintf("static-%d", i)
+		m, err := driver.Create(p.t.Context(), vm.Spec{Name: name, Owner: vm.Owner{Incarnation: name}, JobDisks: []int64{1 << 20}})
+		require.NoError(p.t, err)
+		p.t.Cleanup(func() { assert.NoError(p.t, m.Destroy(context.Background())) })
+		names = append(names, name)
+	}
+	return names
+}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -23,7 +24,7 @@ func workerMain() (code int, is bool) {
 	}
 	// Only the master ends a worker; an interrupt of the terminal is its affair.
 	signal.Ignore(syscall.SIGINT, syscall.SIGHUP)
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("worker", strings.Join(os.Args[1:min(2, len(os.Args))], ""))
 	if err := runWorker(log); err != nil {
 		log.Error("the worker ends", "error", err)
 		return 1, true
@@ -61,7 +62,6 @@ func runWorker(log *slog.Logger) error {
 			os.Exit(3) // the master is gone; nothing here may go on
 		}
 	}()
-	log = log.With("worker", id)
 	log.Info("the worker starts", "pid", os.Getpid(), "stamp", stamp, "appliance", a.Name, "url", a.URL)
 	hello, err := l.Receive(ctx)
 	if err != nil {
