@@ -42,7 +42,21 @@ func alone(t *testing.T) bool {
 	}
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=10m")
 	cmd.Env = append(os.Environ(), aloneVariable+"="+t.Name())
-	out, err := cmd.CombinedOutput()
+	finishAlone(t, cmd)
+	return false
+}
+
+// finishAlone runs the process of a test and gives its verdict.
+func finishAlone(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	// A file: a pipe would stay open as long as a daemon that it left.
+	file, err := os.CreateTemp(t.TempDir(), "out")
+	require.NoError(t, err)
+	defer file.Close()
+	cmd.Stdout, cmd.Stderr = file, file
+	err = cmd.Run()
+	out, rerr := os.ReadFile(file.Name())
+	require.NoError(t, rerr)
 	switch {
 	case err != nil:
 		t.Errorf("in a process of its own: %v\n%s", err, out)
@@ -51,7 +65,6 @@ func alone(t *testing.T) bool {
 	default:
 		t.Logf("%s", out)
 	}
-	return false
 }
 
 // newDaemon starts one, or skips. It shares the computer's network, or has one
