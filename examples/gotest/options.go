@@ -35,6 +35,8 @@ type options struct {
 
 	out   string // folder of reports
 	cache string // folder of inputs and history
+
+	watch func(*session) // told of the session before it runs; nil: nobody is
 }
 
 // parse reads the command line. flag.ErrHelp is no mistake.

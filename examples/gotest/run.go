@@ -77,6 +77,9 @@ func test(ctx context.Context, o options, w *lines, packs []*pack, build func() 
 	if err := s.prepare(ctx, machines, packs); err != nil {
 		return nil, err
 	}
+	if o.watch != nil {
+		o.watch(s)
+	}
 	return s.report, s.loop(ctx)
 }
 
