@@ -21,7 +21,9 @@ func TestOnRealMachinesTwoAppliancesRunTheSuiteInParallel(t *testing.T) {
 	if testing.Short() {
 		t.Skip("real machines")
 	}
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "s-") // the paths of sockets are limited
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, os.RemoveAll(dir)) })
 	p := newProject(t, func(c *config) {
 		c.Hosts = []host{{
 			Name: "real", Driver: "libvirt", URI: "qemu:///embed?root=" + filepath.Join(dir, "libvirt"), Dir: dir, Slots: 2,
