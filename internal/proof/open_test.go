@@ -5,13 +5,11 @@ import (
 	"database/sql"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"testing"
 
 	"github.com/jackc/pgx/v5/stdlib"
-	"github.com/stretchr/testify/require"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	_ "modernc.org/sqlite"
 
@@ -145,28 +143,13 @@ func harness(open func(ctx context.Context, n int64) (opened, error)) leasetest.
 
 func TestSQLiteKeepsTheContract(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
-		return openFile(ctx, filepath.Join(dir, fmt.Sprint(n)+".db"), sqlstore.SQLite{})
-	}))
+	leasetest.Run(t, harness(openNumber(t, "sqlite")))
 }
 
 func TestPostgreSQLKeepsTheContract(t *testing.T) {
-	s := thePostgres(t)
-	addresses := map[int64]string{}
-	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
-		if addresses[n] == "" {
-			a, err := newDatabase(ctx, s)
-			require.NoError(t, err)
-			addresses[n] = a
-		}
-		return openPostgres(ctx, addresses[n], sqlstore.Postgres{})
-	}))
+	leasetest.Run(t, harness(openNumber(t, "postgres")))
 }
 
 func TestEtcdKeepsTheContract(t *testing.T) {
-	s := theEtcd(t)
-	leasetest.Run(t, harness(func(ctx context.Context, n int64) (opened, error) {
-		return openEtcd(ctx, s.address, fmt.Sprintf("bullpen/%d/", n))
-	}))
+	leasetest.Run(t, harness(openNumber(t, "etcd")))
 }

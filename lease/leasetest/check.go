@@ -28,6 +28,9 @@ type Harness struct {
 	Writers, Swaps int
 	// Timeout bounds each rule; 0: one minute.
 	Timeout time.Duration
+	// Rules names those that are to be checked; empty: all. A name that is no
+	// rule's is a violation.
+	Rules []string
 }
 
 // Violation is one rule that a store breaks.
@@ -78,11 +81,29 @@ func rules() []rule {
 	return slices.Concat(swapRules(), deleteRules(), listRules(), raceRules(), durableRules(), optionalRules())
 }
 
+// rules gives those that are wanted.
+func (h Harness) rules() []rule {
+	all := rules()
+	if len(h.Rules) == 0 {
+		return all
+	}
+	var out []rule
+	for _, name := range h.Rules {
+		at := slices.IndexFunc(all, func(r rule) bool { return r.name == name })
+		if at < 0 {
+			out = append(out, rule{name, "a name that is none checks nothing", func(context.Context, *suite) error { return fmt.Errorf("no rule is called %q", name) }})
+			continue
+		}
+		out = append(out, all[at])
+	}
+	return out
+}
+
 // Check runs all rules and returns those that are broken.
 func Check(ctx context.Context, h Harness) []Violation {
 	h = h.withDefaults()
 	var out []Violation
-	for _, r := range rules() {
+	for _, r := range h.rules() {
 		if err := runRule(ctx, h, r); err != nil && !errors.Is(err, errNotApplicable) {
 			out = append(out, Violation{Rule: r.name, Why: r.why, Err: err})
 		}
@@ -95,7 +116,7 @@ func Check(ctx context.Context, h Harness) []Violation {
 func Run(t *testing.T, h Harness) {
 	t.Helper()
 	h = h.withDefaults()
-	for _, r := range rules() {
+	for _, r := range h.rules() {
 		t.Run(r.name, func(t *testing.T) {
 			err := runRule(t.Context(), h, r)
 			if errors.Is(err, errNotApplicable) {
@@ -178,7 +199,10 @@ func (s *suite) stored(ctx context.Context, want lease.Record) error {
 
 // conflict wants err to be ErrConflict.
 func conflict(err error, after string) error {
-	if !errors.Is(err, lease.ErrConflict) {
+	switch {
+	case err == nil:
+		return fmt.Errorf("%s was done, want ErrConflict", after)
+	case !errors.Is(err, lease.ErrConflict):
 		return fmt.Errorf("%s gave %w, want ErrConflict", after, err)
 	}
 	return nil

@@ -439,6 +439,19 @@ func TestEachBrokenStoreIsCaught(t *testing.T) {
 	}
 }
 
+func TestRulesAreChosenByName(t *testing.T) {
+	h := memHarness(func(s *lease.MemStore) lease.Store {
+		b := &broken{MemStore: s}
+		b.list = func(context.Context, string) ([]lease.Record, error) { return nil, nil }
+		return b
+	})
+	h.Rules = []string{"TokensRise", "ListIsComplete", "TokensFall"}
+	violations := Check(t.Context(), h)
+	require.Len(t, violations, 2)
+	assert.Equal(t, "ListIsComplete", violations[0].Rule)
+	assert.ErrorContains(t, violations[1].Err, `no rule is called "TokensFall"`)
+}
+
 func TestCheckNamesRuleAndReason(t *testing.T) {
 	h := memHarness(func(s *lease.MemStore) lease.Store {
 		b := &broken{MemStore: s}
