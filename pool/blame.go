@@ -77,6 +77,9 @@ func (p *Pool) failed(u *unit, err error, now time.Time) {
 		return
 	case errors.Is(err, errLock):
 		p.withdrawProbe(u)
+		if refused := new(lockError); errors.As(err, &refused) {
+			t.locked.For = refused.name
+		}
 		t.locked.Busy(now)
 		p.wake(t.locked.Until())
 		p.noteUnit(EventBusy, u, "", 0, err)

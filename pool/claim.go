@@ -96,6 +96,9 @@ func (p *Pool) claim(u *unit) error {
 	}
 	for _, name := range t.Locks {
 		l, err := try("lock "+name, errLock, keys(locks[name], func(n int) string { return lockKey(name, n) }))
+		if errors.Is(err, errLock) {
+			return &lockError{name, err}
+		}
 		if err != nil {
 			return err
 		}
@@ -195,7 +198,16 @@ func (p *Pool) giveUp(u *unit, now time.Time) {
 		u.start = nil
 	}
 	if len(leases) > 0 {
-		p.wg.Go(func() { p.releaseAll(leases) })
+		locks := u.template.Locks
+		if len(u.extra) == 0 {
+			locks = nil
+		}
+		p.wg.Go(func() {
+			p.releaseAll(leases)
+			if len(locks) > 0 {
+				p.unlocked(locks)
+			}
+		})
 	}
 	p.noteUnit(EventGone, u, u.key, 0, u.lostErr)
 	if u.host.retired {

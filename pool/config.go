@@ -139,7 +139,13 @@ type Template struct {
 	Rungs    []vm.Rung
 	Parent   string
 	Snapshot string
-	OnExit   vm.OnExit
+	// OnExit is what becomes of machines when the harness ends without Close.
+	// With vm.Survive the next run of a pool of this name in the same lease
+	// store adopts those that were made from the same recipe (Name, Spec,
+	// Properties, Rungs, Parent, Snapshot) and are clean, or can be reverted in
+	// place, and destroys the others. Machines that weigh more than one slot or
+	// hold locks are not adopted.
+	OnExit vm.OnExit
 }
 
 // Idle is how long a machine that is not needed stays warm. The zero value means

@@ -117,6 +117,7 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 	before := u.incarnation
 	u.stopWatch()
 	u.made, u.incarnation = true, incarnation
+	spec.Owner.Recipe = h.recipes[t]
 	if old == nil {
 		u.name = name
 	}

@@ -103,6 +103,7 @@ func (p *Pool) planWaiters(now time.Time) {
 		}
 	}
 	var evicted []*unit
+	var locks lockRoom
 	p.q.Walk(func(qw *queue.Waiter[*unit, *wait]) queue.Next {
 		classes := qw.Demand.Classes()
 		for lacks := qw.Lacks(); lacks > 0; lacks-- {
@@ -118,6 +119,12 @@ func (p *Pool) planWaiters(now time.Time) {
 			}
 			if room := p.evict(classes, now); room != nil {
 				evicted = append(evicted, room...)
+				continue
+			}
+			if u, leaves := locks.evict(p, classes, now); u != nil || leaves {
+				if u != nil {
+					evicted = append(evicted, u)
+				}
 				continue
 			}
 			return queue.SkipDemand

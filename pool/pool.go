@@ -127,13 +127,14 @@ func newTemplate(c Template) *template {
 func newHost(c Host) *host {
 	return &host{
 		Host: c, id: c.Driver.HostID(),
-		slots:  make([]*unit, c.Slots),
-		pairs:  make(map[*template]*health.Breaker),
-		deaths: make(map[*template]int),
-		failed: make(map[*template]int),
-		sick:   health.Breaker{Policy: health.Policy{Threshold: hostFailures}},
-		busy:   health.Pause{Policy: health.Policy{First: time.Second, Most: time.Minute}},
-		full:   health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}},
+		slots:   make([]*unit, c.Slots),
+		pairs:   make(map[*template]*health.Breaker),
+		recipes: make(map[*template]string),
+		deaths:  make(map[*template]int),
+		failed:  make(map[*template]int),
+		sick:    health.Breaker{Policy: health.Policy{Threshold: hostFailures}},
+		busy:    health.Pause{Policy: health.Policy{First: time.Second, Most: time.Minute}},
+		full:    health.Pause{Policy: health.Policy{First: 250 * time.Millisecond, Most: 5 * time.Second}},
 	}
 }
 

@@ -155,6 +155,7 @@ func (p *Pool) join() {
 			h.places[t] = pl
 			if h.pairs[t] == nil {
 				h.pairs[t] = new(health.Breaker)
+				h.recipes[t] = recipe(t, h)
 			}
 		}
 	}

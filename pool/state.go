@@ -27,6 +27,7 @@ type host struct {
 	used     int                  // slots promised to units, from claim on
 	boots    int                  // units on their way to be made
 	places   map[*template]*place // of what is made here
+	recipes  map[*template]string
 
 	retired   bool // not in the configuration any more
 	paused    bool

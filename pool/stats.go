@@ -12,8 +12,8 @@ import (
 
 // counters only rise.
 type counters struct {
-	grants, releases, waits, refused, boots, destroyed, failures, busy, lost, leftovers, reconciles int64
-	waited, held                                                                                    time.Duration
+	grants, releases, waits, refused, boots, destroyed, failures, busy, lost, leftovers, adopted, reconciles int64
+	waited, held                                                                                             time.Duration
 }
 
 // Stats are a pool's numbers at one moment. Counters rise from the pool's start.
@@ -26,6 +26,7 @@ type Stats struct {
 	Grants, Releases, Waits, Refused  int64
 	Boots, Destroyed, Failures, Busy  int64
 	LeasesLost, Leftovers, Reconciles int64
+	Adopted                           int64 // machines that survived their run
 	TimeWaited, TimeHeld              time.Duration
 }
 
@@ -39,7 +40,7 @@ func (p *Pool) Stats() Stats {
 		Machines: len(p.units), Claiming: p.counts[claiming], Booting: p.counts[booting], Ready: p.counts[ready], Held: p.counts[held],
 		Renewing: p.counts[renewing], Destroying: p.counts[destroying], Kept: p.counts[kept], Detached: p.counts[detached], Waiting: p.q.Waiting(),
 		Grants: c.grants, Releases: c.releases, Waits: c.waits, Refused: c.refused, Boots: c.boots, Destroyed: c.destroyed,
-		Failures: c.failures, Busy: c.busy, LeasesLost: c.lost, Leftovers: c.leftovers, Reconciles: c.reconciles,
+		Failures: c.failures, Busy: c.busy, LeasesLost: c.lost, Leftovers: c.leftovers, Adopted: c.adopted, Reconciles: c.reconciles,
 		TimeWaited: c.waited, TimeHeld: c.held,
 	}
 	for _, h := range p.hosts {

@@ -27,6 +27,10 @@ type Finding struct {
 	// Destroyed: it was; Err: why it was not, though it should have been.
 	Destroyed bool
 	Err       error
+	// Adopted: the pool takes it over (see Template.OnExit), or would.
+	Adopted bool
+
+	ownerDead bool // proven
 }
 
 // ReconcileOptions are those of one Reconcile.
@@ -186,11 +190,19 @@ func (p *Pool) reconcile(ctx context.Context, h *host, how look) ([]Finding, err
 	}
 	found := p.judge(h, listing, store, how)
 	if how == dryRun || how == rehearsal {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for i := range found {
+			found[i].Adopted = p.adoptable(h, found[i]) != nil
+		}
 		return found, nil
 	}
 	for i := range found {
 		f := &found[i]
 		if f.Verdict != reconcile.Claim.String() && f.Verdict != reconcile.Destroy.String() {
+			continue
+		}
+		if f.Adopted = p.adopt(ctx, h, *f); f.Adopted {
 			continue
 		}
 		f.Destroyed, f.Err = p.clear(ctx, h, *f)
@@ -263,7 +275,8 @@ func (p *Pool) judge(h *host, listing []vm.Info, store string, how look) []Findi
 	judged := sightings.Judge(listing, view)
 	found := make([]Finding, len(judged))
 	for i, f := range judged {
-		found[i] = Finding{Host: h.Name, Machine: f.Info, Verdict: f.Verdict.String(), Rule: f.Rule, Reason: f.Reason}
+		l := owners[f.Info.Owner.Lock]
+		found[i] = Finding{Host: h.Name, Machine: f.Info, Verdict: f.Verdict.String(), Rule: f.Rule, Reason: f.Reason, ownerDead: l.known && !l.alive}
 	}
 	return found
 }

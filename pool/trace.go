@@ -35,6 +35,7 @@ const (
 	EventRefused    EventKind = "refused"    // a wait ended without a machine
 	EventReconciled EventKind = "reconciled" // a host was listed and its leftovers seen to
 	EventLeftover   EventKind = "leftover"   // a leftover was destroyed, or could not be
+	EventAdopted    EventKind = "adopted"    // a machine that survived its run is taken over
 	EventKept       EventKind = "kept"       // a machine is kept for a person
 	EventDetached   EventKind = "detached"   // a machine left the pool for good
 	EventRetired    EventKind = "retired"    // the last machine of a removed host is gone
@@ -103,7 +104,7 @@ func (p *Pool) tell(e Event) {
 	switch e.Kind {
 	case EventFailed, EventLost, EventQuarantine:
 		level = slog.LevelWarn
-	case EventRecovered, EventLeftover, EventKept, EventClosing:
+	case EventRecovered, EventLeftover, EventAdopted, EventKept, EventClosing:
 		level = slog.LevelInfo
 	}
 	ctx := context.Background()

@@ -72,6 +72,9 @@ type Owner struct {
 	Incarnation string `json:"incarnation,omitempty"`
 	Lock        string `json:"lock,omitempty"`  // path of the file that the owner holds a flock on
 	Token       uint64 `json:"token,omitempty"` // of the slot's lease
+	// Recipe is a digest of what the machine was made from: one with another
+	// recipe is not adopted.
+	Recipe string `json:"recipe,omitempty"`
 }
 
 // Zero reports whether nothing is known of the owner.

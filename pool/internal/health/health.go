@@ -137,6 +137,8 @@ func (b *Breaker) Until() (until time.Time, ok bool) {
 // value waits for nothing.
 type Pause struct {
 	Policy Policy // Threshold is not used
+	// For is what is waited for, for whoever begins a pause to keep.
+	For string
 
 	round int
 	until time.Time
