@@ -15,6 +15,7 @@ import (
 	"github.com/bullpen-vm/bullpen/examples/pyti/pypi"
 	"github.com/bullpen-vm/bullpen/pool"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
 // bench is all that requests are done with: the connections to the hypervisors,
@@ -59,21 +60,8 @@ func openBench(ctx context.Context, c config, log *slog.Logger) (_ *bench, err e
 		}
 	}
 	setup := pool.Config{Name: "pyti", Logger: log, Kept: -1, Run: pool.Run{Job: "pyti " + c.Root}}
-	hosts := map[machines.Options]string{}
-	specs := map[string]vm.Spec{}
-	for _, p := range c.Platforms {
-		if hosts[p.Machines] == "" {
-			driver, spec, err := p.Machines.Open(ctx)
-			if err != nil {
-				return nil, fmt.Errorf("platform %s: %w", p.label(), err)
-			}
-			b.drivers = append(b.drivers, driver)
-			name := fmt.Sprintf("%s-%d", driver.HostID(), len(b.drivers))
-			hosts[p.Machines], specs[name] = name, spec
-			setup.Hosts = append(setup.Hosts, pool.Host{Name: name, Driver: driver, Slots: c.Total})
-		}
-		host := hosts[p.Machines]
-		setup.Templates = append(setup.Templates, p.template(host, specs[host]))
+	if err := b.connect(ctx, &setup); err != nil {
+		return nil, err
 	}
 	if len(setup.Hosts) > 1 {
 		setup.Locks = map[string]int{totalLock: c.Total}
@@ -93,17 +81,70 @@ func openBench(ctx context.Context, c config, log *slog.Logger) (_ *bench, err e
 	return b, nil
 }
 
-// template is what machines of a platform are made from, found by its labels.
-func (p platform) template(host string, spec vm.Spec) pool.Template {
+// connect opens each hypervisor once and adds the platforms.
+func (b *bench) connect(ctx context.Context, setup *pool.Config) error {
+	type connection struct {
+		host string
+		spec vm.Spec // of the test guest, for those who name nothing to boot
+	}
+	known := map[machines.Options]connection{}
+	for _, p := range b.conf.Platforms {
+		on, ok := known[p.Machines]
+		if !ok {
+			driver, spec, err := b.conf.open(ctx, p.Machines)
+			if err != nil {
+				return fmt.Errorf("platform %s: %w", p.label(), err)
+			}
+			b.drivers = append(b.drivers, driver)
+			on = connection{fmt.Sprintf("%s-%d", driver.HostID(), len(b.drivers)), spec}
+			known[p.Machines] = on
+			setup.Hosts = append(setup.Hosts, pool.Host{Name: on.host, Driver: driver, Slots: b.conf.Total})
+		}
+		setup.Templates = append(setup.Templates, p.template(on.host, on.spec))
+	}
+	return nil
+}
+
+// open connects to a hypervisor. The test guest is made only if a platform wants it.
+func (c config) open(ctx context.Context, o machines.Options) (vm.Driver, vm.Spec, error) {
+	if o.Driver != "libvirt" {
+		driver, err := local.Open(local.Config{Root: o.Dir})
+		return driver, vm.Spec{}, err
+	}
+	if slices.ContainsFunc(c.Platforms, func(p platform) bool { return p.Machines == o && p.Image == "" && p.Kernel == "" }) {
+		return o.Open(ctx)
+	}
+	driver, err := o.Connect(ctx)
+	return driver, vm.Spec{}, err
+}
+
+// spec is what a machine of the platform is made of.
+func (p platform) spec(standard vm.Spec) vm.Spec {
+	s := standard
+	switch {
+	case p.Kernel != "":
+		s = vm.Spec{Kernel: p.Kernel, Initrd: p.Initrd, Cmdline: p.Cmdline}
+	case p.Image != "":
+		format := "raw"
+		if filepath.Ext(p.Image) == ".qcow2" {
+			format = "qcow2"
+		}
+		s = vm.Spec{Disks: []vm.Disk{{Format: "qcow2", Backing: p.Image, BackingFormat: format}}}
+	}
 	if p.Memory > 0 {
-		spec.Memory = p.Memory
+		s.Memory = p.Memory
 	}
 	if p.CPUs > 0 {
-		spec.CPUs = p.CPUs
+		s.CPUs = p.CPUs
 	}
+	return s
+}
+
+// template is what machines of a platform are made from, found by its labels.
+func (p platform) template(host string, standard vm.Spec) pool.Template {
 	return pool.Template{
 		Name: strings.ReplaceAll(p.label(), " ", "/"), Labels: p.labels(), Properties: map[string]string{"platform": p.Name, "variant": p.Variant},
-		Spec: spec, Hosts: []string{host}, Ready: p.Ready,
+		Spec: p.spec(standard), Hosts: []string{host}, Ready: p.Ready,
 	}
 }
 

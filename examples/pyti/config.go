@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,10 @@ type config struct {
 type platform struct {
 	Name, Variant string // Variant is empty for the platform itself
 	Machines      machines.Options
+	Image         string // a disk image with a system and the agent in it, qcow2 or raw
+	Kernel        string // or a kernel, with an initial ramdisk and a command line
+	Initrd        string
+	Cmdline       string
 	Memory        int64  // bytes; zero: the driver's
 	CPUs          int    // zero: 1
 	Python        string // debian or guest
@@ -210,7 +215,34 @@ func (c *config) readPlatform(file *ini.File, section *ini.Section, words []stri
 	for _, s := range sections {
 		k := &keyReader{section: s}
 		k.oneOf("driver", &p.Machines.Driver, "local", "libvirt")
-		k.text("uri", func(value string) error { p.Machines.URI = value; return nil })
+		real := func(to *string) func(string) error {
+			return func(value string) error {
+				if p.Machines.Driver != "libvirt" {
+					return errors.New("it only with driver = libvirt")
+				}
+				*to = value
+				return nil
+			}
+		}
+		file := func(to *string) func(string) error {
+			return func(value string) error {
+				if info, err := os.Stat(value); !filepath.IsAbs(value) || err != nil || !info.Mode().IsRegular() {
+					return errors.New("the absolute path of a file that is there")
+				}
+				return real(to)(value)
+			}
+		}
+		k.text("uri", real(&p.Machines.URI))
+		k.text("image", file(&p.Image))
+		k.text("kernel", file(&p.Kernel))
+		k.text("initrd", file(&p.Initrd))
+		k.text("cmdline", real(&p.Cmdline))
+		k.text("dir", func(value string) error {
+			if p.Machines.Dir = value; !filepath.IsAbs(value) {
+				return errors.New("an absolute path")
+			}
+			return nil
+		})
 		memory := 0
 		if k.number("memory_mb", 64, 1<<20, &memory); memory > 0 {
 			p.Memory = int64(memory) << 20
@@ -228,18 +260,20 @@ func (c *config) readPlatform(file *ini.File, section *ini.Section, words []stri
 			return err
 		}
 	}
+	if p.Image != "" && p.Kernel != "" {
+		return errors.New("image and kernel are both there, want one of them")
+	}
 	p.setPython(python)
 	c.Platforms = append(c.Platforms, p)
 	return nil
 }
 
-// setPython: machines of the test guest have no Python of their own, this
-// computer has.
+// setPython: machines of a bare kernel have no Python of their own, others have.
 func (p *platform) setPython(said string) {
 	switch {
 	case said != "":
 		p.Python = said
-	case p.Machines.Driver == "libvirt":
+	case p.Machines.Driver == "libvirt" && p.Image == "":
 		p.Python = "debian"
 	default:
 		p.Python = "guest"

@@ -45,7 +45,7 @@ type home struct {
 // own. More lines of [config] and more sections may be given.
 func newHome(t *testing.T, more string) *home {
 	t.Helper()
-	h := &home{t: t, root: t.TempDir(), tmp: t.TempDir(), index: indextest.Serve(t)}
+	h := &home{t: t, root: t.TempDir(), tmp: scratch(t), index: indextest.Serve(t)}
 	h.write("pyti.ini", fmt.Sprintf("[config]\npyti_slave_root = %s\nindex = %s\npoll = 20ms\ntotal_vms = 2\n%s", h.root, h.index.HTML(), more))
 	if !strings.Contains(more, "[platform") {
 		h.write("pyti.ini", h.read("pyti.ini")+"\n[platform here]\n")
@@ -53,6 +53,16 @@ func newHome(t *testing.T, more string) *home {
 	require.NoError(t, os.MkdirAll(filepath.Join(h.root, "recipes"), 0o755))
 	require.NoError(t, os.MkdirAll(filepath.Join(h.root, "pyti_requests"), 0o755))
 	return h
+}
+
+// scratch is a folder that goes when the machines in it, which end behind a program
+// that was killed, are gone.
+func scratch(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "pyti")
+	require.NoError(t, err)
+	t.Cleanup(func() { eventually(t, "the end of all machines", func() bool { return os.RemoveAll(dir) == nil }) })
+	return dir
 }
 
 func (h *home) path(name string) string { return filepath.Join(h.root, filepath.FromSlash(name)) }
@@ -104,8 +114,10 @@ func (h *home) start(args ...string) *program {
 	require.NoError(h.t, p.Start())
 	h.last = p
 	h.t.Cleanup(func() {
+		_ = p.Process.Signal(os.Interrupt) // it may have ended
+		_ = p.Process.Signal(os.Interrupt)
+		_ = p.Wait()
 		cancel()
-		_ = p.Wait() // it has been waited for, or it was killed
 	})
 	return p
 }
@@ -181,9 +193,9 @@ func (h *home) queue() (names []string) {
 // nothingLeft holds that no machine and no process of one is left.
 func (h *home) nothingLeft() {
 	h.t.Helper()
-	left, err := filepath.Glob(filepath.Join(h.tmp, "bullpen-local-*", "[^.]*"))
+	machines, err := filepath.Glob(filepath.Join(h.tmp, "bullpen-local-*", "[^.]*"))
 	require.NoError(h.t, err)
-	require.Empty(h.t, left, "machines are left")
+	require.Empty(h.t, machines, "machines are left")
 	procs, err := filepath.Glob("/proc/[0-9]*/environ")
 	require.NoError(h.t, err)
 	for _, p := range procs {

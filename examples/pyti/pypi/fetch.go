@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -133,5 +134,13 @@ func (x *Index) keep(from io.Reader, filename, algorithm, want string) (path, su
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", "", err
 	}
-	return path, hex.EncodeToString(own.Sum(nil)), os.Rename(tmp.Name(), path)
+	sum = hex.EncodeToString(own.Sum(nil))
+	// One that others brought meanwhile, and may be reading, stays as it is.
+	if err = os.Link(tmp.Name(), path); errors.Is(err, fs.ErrExist) {
+		if there, _ := x.cached(algorithm, got, filename); there != "" {
+			return path, sum, nil
+		}
+		err = os.Rename(tmp.Name(), path) // it is damaged
+	}
+	return path, sum, err
 }

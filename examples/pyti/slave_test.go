@@ -1,0 +1,325 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/bullpen-vm/bullpen/examples/pyti/indextest"
+	"github.com/bullpen-vm/bullpen/result"
+)
+
+// plain is a project that needs no Python to be looked at.
+var plain = indextest.Dist{Name: "plain", Version: "1.0", Files: map[string]string{"plain.py": "x = 1\n"}}
+
+// meet makes a recipe whose run says that it has begun, by a file of its name below
+// dir, and goes on when all of others have.
+func meet(dir, name string, others ...string) string {
+	wait := ""
+	for _, o := range others {
+		wait += fmt.Sprintf("while [ ! -e %s/%s ]; do sleep 0.02; done; ", dir, o)
+	}
+	return fmt.Sprintf("echo x >>%s/%s; %strue", dir, name, wait)
+}
+
+func exists(path string) func() bool {
+	return func() bool { _, err := os.Stat(path); return err == nil }
+}
+
+func TestASlaveAnswersEachRequestBesideIt(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	h.recipe("good", "test -e $BULLPEN_IN/project/site/plain.py", "ls $PYTI_DISTS", "echo $PYTI_PROJECT $PYTI_VERSION on $PYTI_PLATFORM")
+	h.recipe("bad", "echo something is wrong >&2; exit 3", "echo not reached")
+	h.drop("before", ask("plain", "null", "good", "null"))
+	h.write("pyti_requests/notes.txt", "not a request")
+	p := h.slave()
+	h.drop("after", ask("Plain", `"1"`, "bad", "null"))
+
+	before := h.answer("before")
+	assert.Equal(t, result.Passed, before.Status, "%+v", before)
+	assert.Equal(t, "plain-1.0-py3-none-any.whl\n", before.Runs[0].Commands[1].Stdout)
+	assert.Equal(t, "plain 1.0 on here\n", before.Runs[0].Commands[2].Stdout)
+	assert.Equal(t, 1, before.Attempt)
+	after := h.answer("after")
+	assert.Equal(t, result.Failed, after.Status)
+	assert.Equal(t, 1, after.ExitCode)
+	assert.Equal(t, 3, after.Runs[0].Commands[0].Exit)
+	assert.Equal(t, "something is wrong\n", after.Runs[0].Commands[0].Stderr)
+	assert.Equal(t, "skipped", after.Runs[0].Commands[1].State)
+
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, p.end(), p.errout.String())
+	assert.Equal(t, []string{"after.result.json", "before.result.json", "notes.txt"}, h.queue())
+	assert.Contains(t, p.out.String(), "2 requests answered")
+	h.nothingLeft()
+}
+
+func TestAnAnswerToAnOlderRequestOfTheSameNameIsReplaced(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	h.recipe("good", "true")
+	h.slave()
+	h.drop("r", ask("plain", "null", "good", "null"))
+	first := h.answer("r")
+	h.drop("r", ask("plain", "null", "none", "null"))
+	eventually(t, "another answer", func() bool { return h.answer("r").Ticket != first.Ticket })
+	assert.Contains(t, h.answer("r").Message, `recipe_identifier is "none"`)
+}
+
+func TestARequestOfASlaveThatIsKilledIsTakenAgain(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "go"))
+	first := h.slave()
+	h.drop("r", ask("plain", "null", "wait", "null"))
+	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	require.NoError(t, first.Process.Kill())
+	first.end()
+	require.Len(t, h.queue(), 1, "the dead slave's claim")
+	assert.True(t, strings.HasSuffix(h.queue()[0], ".claim"))
+
+	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
+	second := h.slave()
+	r := h.answer("r")
+	assert.Equal(t, result.Passed, r.Status, "%+v", r)
+	assert.Equal(t, 2, r.Attempt)
+	text, err := os.ReadFile(filepath.Join(meeting, "begun"))
+	require.NoError(t, err)
+	assert.Equal(t, "x\nx\n", string(text), "begun by each of the two")
+	eventually(t, "the dead slave's machine is removed by the other", func() bool {
+		machines, err := filepath.Glob(filepath.Join(h.tmp, "bullpen-local-*", "[^.]*"))
+		return err == nil && len(machines) <= 1
+	})
+	require.NoError(t, second.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, second.end(), second.errout.String())
+	h.nothingLeft() // of either
+	locks, err := filepath.Glob(h.path("pyti_requests/.*"))
+	require.NoError(t, err)
+	assert.Empty(t, locks)
+	states, err := filepath.Glob(h.path("state/*"))
+	require.NoError(t, err)
+	assert.Empty(t, states)
+}
+
+func TestARequestThatKillsItsSlavesIsGivenUp(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "never"))
+	h.drop("r", ask("plain", "null", "wait", "null"))
+	begun := ""
+	for range mostAttempts {
+		p := h.slave()
+		begun += "x\n"
+		eventually(t, "the recipe begins again", func() bool {
+			text, err := os.ReadFile(filepath.Join(meeting, "begun"))
+			return err == nil && string(text) == begun
+		})
+		require.NoError(t, p.Process.Kill())
+		p.end()
+	}
+	h.slave()
+	r := h.answer("r")
+	assert.Equal(t, result.Errored, r.Status)
+	assert.Equal(t, "given up: 3 slaves died over it", r.Message)
+	assert.Equal(t, "plain", r.Project)
+}
+
+func TestSIGTERMLetsWhatRunsFinish(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "go"))
+	p := h.slave()
+	h.drop("r", ask("plain", "null", "wait", "null"))
+	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	h.drop("late", ask("plain", "null", "wait", "null"))
+	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
+	assert.Equal(t, 0, p.end(), p.errout.String())
+	assert.Equal(t, result.Passed, h.answer("r").Status)
+	assert.Equal(t, []string{"r.result.json"}, without(h.queue(), "late.json"), "late is taken before the signal, or not at all")
+	h.nothingLeft()
+}
+
+func without(list []string, name string) (rest []string) {
+	for _, s := range list {
+		if s != name && !strings.HasPrefix(s, "late") {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+func TestSIGTERMAbortsWhatTakesTooLongWithAnAnswer(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "drain = 0s\n")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "never"))
+	p := h.slave()
+	h.drop("r", ask("plain", "null", "wait", "null"))
+	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, p.end(), p.errout.String())
+	r := h.answer("r")
+	assert.Equal(t, result.Aborted, r.Status)
+	assert.Equal(t, 2, r.ExitCode)
+	assert.Equal(t, []string{"r.result.json"}, h.queue())
+	h.nothingLeft()
+}
+
+func TestASecondSignalDoesNotWait(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "drain = 1h\n")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "never"))
+	p := h.slave()
+	h.drop("r", ask("plain", "null", "wait", "null"))
+	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	require.NoError(t, p.Process.Signal(os.Interrupt))
+	assert.Equal(t, 0, p.end(), p.errout.String())
+	assert.Equal(t, result.Aborted, h.answer("r").Status)
+	h.nothingLeft()
+}
+
+func TestTwoSlavesShareAQueueAndNoRequestIsDoneTwice(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.write("pyti.ini", strings.Replace(h.read("pyti.ini"), "total_vms = 2", "total_vms = 1", 1))
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	// These two wait for each other: one slave alone, with one machine, cannot.
+	h.recipe("left", meet(meeting, "left", "right"))
+	h.recipe("right", meet(meeting, "right", "left"))
+	h.drop("left", ask("plain", "null", "left", "null"))
+	h.drop("right", ask("plain", "null", "right", "null"))
+	const more = 10
+	for i := range more {
+		h.recipe(fmt.Sprint("r", i), meet(meeting, fmt.Sprint("r", i)))
+		h.drop(fmt.Sprint("r", i), ask("plain", "null", fmt.Sprint("r", i), "null"))
+	}
+	one, two := h.slave(), h.slave()
+	assert.NotEqual(t, h.answer("left").Slave, h.answer("right").Slave)
+	for i := range more {
+		name := fmt.Sprint("r", i)
+		assert.Equal(t, result.Passed, h.answer(name).Status, name)
+		text, err := os.ReadFile(filepath.Join(meeting, name))
+		require.NoError(t, err)
+		assert.Equal(t, "x\n", string(text), "%s was begun more than once", name)
+	}
+	for _, p := range []*program{one, two} {
+		require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+		assert.Equal(t, 0, p.end(), p.errout.String())
+	}
+	h.nothingLeft()
+}
+
+func TestTotalVMsIsHowManyMachinesThereAreAndTheNumberFreeIsStored(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "") // total_vms = 2
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	for i := range 4 {
+		name := fmt.Sprint("r", i)
+		// Both machines are in use before anything goes on; the others come after.
+		h.recipe(name, meet(meeting, name, "go"))
+		h.drop(name, ask("plain", "null", name, "null"))
+	}
+	p := h.slave()
+	begun := func() int {
+		found, err := filepath.Glob(filepath.Join(meeting, "r*"))
+		require.NoError(t, err)
+		return len(found)
+	}
+	eventually(t, "two machines are in use", func() bool { return begun() == 2 })
+	var v vmState
+	eventually(t, "the state says so", func() bool {
+		text, err := os.ReadFile(h.path(fmt.Sprintf("state/%d.json", p.Process.Pid)))
+		v = vmState{}
+		return err == nil && json.Unmarshal(text, &v) == nil && v.Free == 0 && len(v.Machines) == 2 && v.Machines[0].State == "held" && v.Machines[1].State == "held"
+	})
+	assert.Equal(t, 2, v.TotalVMs)
+	assert.Equal(t, 2, begun(), "a third has begun with two machines")
+	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
+	for i := range 4 {
+		r := h.answer(fmt.Sprint("r", i))
+		assert.Equal(t, result.Passed, r.Status, "%+v", r)
+	}
+	eventually(t, "all are free again", func() bool {
+		text, err := os.ReadFile(h.path(fmt.Sprintf("state/%d.json", p.Process.Pid)))
+		v = vmState{}
+		return err == nil && json.Unmarshal(text, &v) == nil && v.Free == 2
+	})
+}
+
+func TestTheNumberOfMachinesHoldsOverSeveralHypervisors(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "[platform here]\n[platform there]\ndir = "+scratch(t)+"\n")
+	h.write("pyti.ini", strings.Replace(h.read("pyti.ini"), "total_vms = 2", "total_vms = 1", 1))
+	h.index.Add(plain)
+	h.recipe("r", "true")
+	h.slave()
+	for i := range 3 {
+		h.drop(fmt.Sprint("here", i), ask("plain", "null", "r", "null"))
+		h.drop(fmt.Sprint("there", i), strings.Replace(ask("plain", "null", "r", "null"), `"here"`, `"there"`, 1))
+	}
+	for i := range 3 {
+		assert.Equal(t, result.Passed, h.answer(fmt.Sprint("here", i)).Status)
+		assert.Equal(t, result.Passed, h.answer(fmt.Sprint("there", i)).Status)
+	}
+}
+
+func TestAWrongRequestIsAnsweredWithWhatIsWrong(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	h.slave()
+	h.drop("null", ask("plain", `"1.0"`, "recipe", "Null"))
+	h.drop("platform", strings.Replace(ask("plain", "null", "recipe", "null"), `"here"`, `"beos"`, 1))
+	h.drop("project", ask("nobody", "null", "empty", "null"))
+	h.recipe("empty", "# nothing yet", "true")
+	for name, want := range map[string]string{
+		"null":     "platform_variants (line 1) is Null, which is not JSON: write null",
+		"platform": `platform_identifier is "beos", want one of here`,
+		"project":  "project nobody: not found in the index",
+	} {
+		r := h.answer(name)
+		assert.Equal(t, result.Errored, r.Status)
+		assert.Equal(t, 2, r.ExitCode)
+		assert.Contains(t, r.Message, want)
+	}
+}
+
+func TestWithoutAConfigurationTheEnvironmentNamesTheRoot(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	require.NoError(t, os.Remove(h.path("pyti.ini")))
+	link := h.path("pyti-slave") // the original's name
+	require.NoError(t, os.Symlink(os.Args[0], link))
+	p := exec.Command(link)
+	p.Env = append(os.Environ(), "BULLPEN_TEST_PYTI=1", "TMPDIR="+h.tmp, rootVariable+"="+h.root)
+	require.NoError(t, p.Start())
+	h.drop("r", ask("plain", "null", "recipe", "null"))
+	assert.Contains(t, h.answer("r").Message, "platform_identifier is \"here\", want one of linux")
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.NoError(t, p.Wait())
+	h.nothingLeft()
+}
