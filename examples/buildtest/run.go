@@ -212,6 +212,9 @@ func (e *BuildExecutor) gather(r *run, o runner.Outcome) {
 	if o.Verdict.Infra != nil && (b.Cause == "" || b.State == StateCancelled) {
 		b.Cause = o.Verdict.Infra.Error()
 	}
+	if o.Result.Duration > 0 { // the job's own clock, where there is one
+		b.Duration = o.Result.Duration
+	}
 	step := o.Result.Step(0)
 	b.Output = string(step.Stdout) + string(step.Stderr)
 	if valid {
