@@ -79,6 +79,7 @@ func (d *Driver) tryKVM(ctx context.Context) (took time.Duration, err error) {
 		return 0, fmt.Errorf("there is no tiny guest for %s to try it with", d.host.arch)
 	}
 	name := "bullpen-probe-" + rand.Text()
+	defer d.removeLog(name)
 	dir, lock, err := newFolder(ctx, d.base)
 	if err != nil {
 		return 0, err

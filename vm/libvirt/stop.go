@@ -87,7 +87,7 @@ func (m *machine) killLocked(ctx context.Context, why string) error {
 	if err := m.d.killDomain(ctx, string(m.id)); err != nil {
 		return err
 	}
-	if m.incarnation == "" || m.d.target.remote() {
+	if m.foreign() {
 		return nil
 	}
 	last, err := readRun(m.d.dir(m.id))
@@ -159,12 +159,16 @@ func (m *machine) destroyLocked(ctx context.Context, noFolder bool) error {
 		err = m.killLocked(ctx, "killed by Destroy")
 	}
 	if err == nil {
+		err = m.d.removeVolumes(ctx, *rec)
+	}
+	if err == nil {
 		err = m.d.line.use(ctx, true, func(c conn) error { return c.Undefine(string(m.id)) })
 	}
 	if err != nil && !hasCode(err, codeNoDomain) {
 		return err
 	}
 	m.d.hub.forget(string(m.id))
+	m.d.removeLog(string(m.id))
 	return m.buryFolder(rec.Dir)
 }
 
