@@ -221,6 +221,37 @@ buildspecs:
 	}
 }
 
+func TestTheBuildersThatCouldRunAreThoseWhoseNeedsHaveEnded(t *testing.T) {
+	t.Parallel()
+	site, builders := parsed(t, both, `
+buildspecs:
+  x: {executor: batch.queue, run: "while ! test -e ../go; do sleep 0.05; done"}
+  y: {executor: machine.small, run: "true"}
+  z: {executor: machine.small, run: "true", needs: [x]}
+`)
+	names := func(all []*Builder) (names []string) {
+		for _, b := range all {
+			names = append(names, b.Name)
+		}
+		return names
+	}
+	var e *BuildExecutor
+	looked := false
+	e = executors(t, site, Options{Limits: Limits{MaxJobs: one(1)}, Table: &watcher{look: func(_ int, table string) {
+		if strings.Contains(table, " RUNNING ") && !looked {
+			looked = true
+			assert.Equal(t, []string{"y"}, names(e.SelectBuildersToRun()), table)
+			assert.NoError(t, os.WriteFile(filepath.Join(of(builders, "x").Stage, "../go"), nil, 0o600))
+		}
+	}}})
+	valid, err := e.Run(t.Context(), builders)
+	require.NoError(t, err)
+	assert.True(t, looked)
+	assert.Equal(t, "x", valid[0].Name)
+	assert.Len(t, valid, 3)
+	assert.Empty(t, e.SelectBuildersToRun())
+}
+
 // Each of the tests ends only when all others have begun.
 func TestBuildersRunAtTheSameTimeAndTheSameObjectsComeBack(t *testing.T) {
 	t.Parallel()
