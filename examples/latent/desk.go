@@ -180,7 +180,7 @@ func (p *place) leave(ctx context.Context, reason error) error {
 // what their start went through.
 func (d *desk) heard(e pool.Event) {
 	switch e.Kind {
-	case pool.EventBusy, pool.EventFailed, pool.EventQuarantine, pool.EventBoot, pool.EventReady:
+	case pool.EventBusy, pool.EventFailed, pool.EventQuarantine, pool.EventReady:
 	default:
 		return
 	}

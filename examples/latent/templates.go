@@ -38,6 +38,7 @@ func (c *config) poolConfig(hosts []opened, connected vm.Driver) pool.Config {
 		}
 		if w.Type == typeLatent {
 			t.Hosts, t.Most, t.Idle = w.Hosts, 1, w.idle()
+			t.Rungs = []vm.Rung{vm.RungCold} // each build, or each max_builds of them, has a machine made anew
 			t.Spec = w.spec(specs[w.Hosts[0]])
 		} else {
 			// It cannot be rolled back: that it answers is all that can be known. Its
