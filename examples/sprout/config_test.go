@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -21,6 +22,7 @@ func TestTheFirstLineOfTheConfigurationNamesStoreAndHosts(t *testing.T) {
 	c, err := loadConfig("sprout.json")
 	require.NoError(t, err)
 	assert.True(t, filepath.IsAbs(c.Store), "beside the configuration")
+	assert.Equal(t, 5*time.Second, seconds(c.Poll), "the delay between two looks, when nothing else is said")
 	c.Store, c.Hosts[0].Dir = "memory", t.TempDir()
 	cl, err := openClient(t.Context(), c)
 	require.NoError(t, err)
@@ -96,4 +98,27 @@ func FuzzConfig(f *testing.F) {
 			t.Errorf("a configuration without hosts, poll or timeout was taken: %+v", c)
 		}
 	})
+}
+
+func TestTheReadmeShowsTheCodeThatThereIs(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	var sources strings.Builder
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, f := range append(files, "sprout.json") {
+		source, err := os.ReadFile(f)
+		require.NoError(t, err)
+		sources.Write(source)
+	}
+	blocks := 0
+	for _, kind := range []string{"go", "json"} {
+		for _, part := range strings.Split(string(text), "```"+kind+"\n")[1:] {
+			code, _, _ := strings.Cut(part, "```")
+			assert.Contains(t, sources.String(), code)
+			blocks++
+		}
+	}
+	assert.Equal(t, 3, blocks)
 }

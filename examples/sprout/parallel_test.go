@@ -73,7 +73,7 @@ func (p *project) workers() map[string]int {
 		text, err := os.ReadFile(path)
 		require.NoError(p.t, err)
 		for line := range bytes.Lines(text) {
-			if _, rest, ok := strings.Cut(string(line), `msg="the worker starts"`); ok {
+			if _, rest, ok := strings.Cut(string(line), `msg="the worker starts"`); ok && bytes.HasSuffix(line, []byte("\n")) {
 				_, rest, _ = strings.Cut(rest, " pid=")
 				pid, err := strconv.Atoi(strings.Fields(rest)[0])
 				require.NoError(p.t, err)
@@ -308,4 +308,26 @@ func TestTheLinesOfAWorkerAreInItsOwnLog(t *testing.T) {
 	}
 	assert.Equal(t, 8, ran)
 	assert.Contains(t, p.file("log/master.log"), "worker=master")
+}
+
+func TestAnApplianceThatDiesIsReplacedAndItsGroupIsRunAgain(t *testing.T) {
+	t.Parallel()
+	for name, count := range map[string]string{"single": "1", "parallel": "2"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newProject(t, nil)
+			once := filepath.Join(t.TempDir(), "once")
+			p.suite(map[string]string{
+				"test_a.sh": fmt.Sprintf("test_unlucky() {\n\tif mkdir %s; then eval \"$BULLPEN_CRASH\"; fi\n}\n", once),
+				"test_b.sh": "test_good() {\n\ttrue\n}\n",
+			})
+			code, out := p.run(t.Context(), p.args("-sprout-appliances", count)...)
+			assert.Equal(t, 0, code)
+			inOrder(t, out, "(slave00) the appliance failed: pool: ", "2 passed; 1 took more than one attempt")
+			if count == "1" { // else the other worker may be faster
+				inOrder(t, out, "replacing appliance sprout-", "using appliance https://127.", "2 passed")
+			}
+			p.noMachines()
+		})
+	}
 }

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/pool"
 )
 
@@ -105,10 +107,10 @@ func TestAWaitThatTakesTooLongEndsWithTheDumpAndWithoutThePool(t *testing.T) {
 	p.full()
 	c := p.client()
 	r := asked(2)
-	r.provision = 300 * time.Millisecond
+	r.provision = 3 * time.Second
 	var out output
 	_, _, err := provision(t.Context(), c, r, false, lines(&out))
-	assert.ErrorContains(t, err, "requesting appliances was fulfilled: not within 300ms; waited for: ")
+	assert.ErrorContains(t, err, "requesting appliances was fulfilled: not within 3s; waited for: ")
 	inOrder(t, out.String(), "Requesting 2 appliances from Sprout at "+p.conf.Store, "Pool ", "fulfilled at  0%", "fulfilled at  0%",
 		"Fulfilled: false", "Progress: 0%", "Waiting: ", "Appliances:", "Destroying the pool on error.")
 	found, ferr := c.findPoolsByDescription(t.Context(), "Jenkins")
@@ -163,21 +165,36 @@ func TestARequestThatCannotBeFulfilledSaysSo(t *testing.T) {
 	inOrder(t, out.String(), "sprout pool could not be fulfilled\n", "its record was taken away", "Destroying the pool on error.")
 }
 
+// stubborn is a store that deletes nothing.
+type stubborn struct {
+	*lease.MemStore
+	deletes atomic.Bool
+}
+
+func (s *stubborn) Delete(ctx context.Context, r lease.Record) error {
+	if !s.deletes.Load() {
+		return errors.New("the store is read-only today")
+	}
+	return s.MemStore.Delete(ctx, r)
+}
+
 func TestDestroyingOnErrorNeverHidesTheFirstError(t *testing.T) {
 	t.Parallel()
-	p := newProject(t, nil)
-	p.full()
+	p := newProject(t, func(c *config) { c.Store = "memory" })
 	c := p.client()
-	ctx, cancel := context.WithCancelCause(t.Context())
-	first := errors.New("the first")
-	var out output
-	// The store is gone when the pool is to be destroyed.
-	cancel(first)
-	pl, err := c.requestAppliances(t.Context(), asked(1), lines(&out))
+	require.NoError(t, c.leases.Close(t.Context()))
+	store := &stubborn{MemStore: lease.NewMemStore()}
+	var err error
+	c.leases, err = lease.New(lease.Config{Store: store})
 	require.NoError(t, err)
-	_, err = pl.waitFulfilled(ctx, time.Millisecond, lines(&out))
-	assert.ErrorIs(t, err, first)
-	require.NoError(t, pl.Destroy(ctx), "with a context that has ended")
+	c.hosts[0].Driver = mute{c.hosts[0].Driver} // no address: the first error
+	var out output
+	_, _, err = provision(t.Context(), c, asked(1), true, lines(&out))
+	assert.ErrorContains(t, err, `for which neither host nor template has the property "address"`)
+	assert.NotContains(t, err.Error(), "read-only")
+	inOrder(t, out.String(), "sprout pool could not be fulfilled\n", "Destroying the pool on error.", "> It could not be destroyed whole: ", "the store is read-only today")
+	p.noMachines()
+	store.deletes.Store(true)
 }
 
 func TestTheDumpGoesThroughALineSink(t *testing.T) {
@@ -272,9 +289,9 @@ func TestAnErrorWithOldPoolsIsToldAndIgnored(t *testing.T) {
 
 func TestTheLeaseTimerIsProlongedAgainAndAgain(t *testing.T) {
 	t.Parallel()
-	c := newProject(t, nil).client()
+	c := newProject(t, func(c *config) { c.Store = "memory" }).client()
 	r := asked(1)
-	r.lease = 2 * time.Second
+	r.lease = 6 * time.Second
 	p, err := c.requestAppliances(t.Context(), r, newTerminal(io.Discard))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Destroy(t.Context())) }()
@@ -315,11 +332,11 @@ func TestAPoolThatSomebodyDestroysEndsTheRun(t *testing.T) {
 
 func TestALeaseThatIsNotProlongedIsTheEndOfThePool(t *testing.T) {
 	t.Parallel()
-	c := newProject(t, nil).client()
+	c := newProject(t, func(c *config) { c.Store = "memory" }).client()
 	p, err := c.requestAppliances(t.Context(), asked(1), newTerminal(io.Discard))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, p.Destroy(t.Context())) }()
-	require.NoError(t, p.Prolong(t.Context(), 50*time.Millisecond)) // and the timer would prolong it in half an hour
+	require.NoError(t, p.Prolong(t.Context(), time.Second)) // and the timer would prolong it in half an hour
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	p.runTimer(ctx, time.Hour, newTerminal(io.Discard), cancel)

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -153,7 +154,7 @@ func (w *slave) collect(ctx context.Context) ([]string, error) {
 	case m.Kind != sayCollected:
 		return nil, w.failed("collect", fmt.Errorf("it says %s", m.Kind))
 	case m.Error != "" && m.Faulty:
-		return nil, fmt.Errorf("%w: %s", errMachine, m.Error)
+		return nil, faulty(m)
 	case m.Error != "":
 		return nil, errors.New(m.Error)
 	}
@@ -191,7 +192,7 @@ func (w *slave) runTests(ctx context.Context, group string, tests []string, tell
 		case m.Kind == sayEvent && m.Event != nil:
 			tell(*m.Event)
 		case m.Kind == sayDone && m.Error != "" && m.Faulty:
-			return fmt.Errorf("%w: %s", errMachine, m.Error)
+			return faulty(m)
 		case m.Kind == sayDone && m.Error != "":
 			return errors.New(m.Error)
 		case m.Kind == sayDone:
@@ -200,6 +201,11 @@ func (w *slave) runTests(ctx context.Context, group string, tests []string, tell
 			return w.failed("run "+group, fmt.Errorf("it says %s", m.Kind))
 		}
 	}
+}
+
+// faulty is the error of a machine that a worker tells of.
+func faulty(m message) error {
+	return fmt.Errorf("%w: %s", errMachine, strings.TrimPrefix(m.Error, errMachine.Error()+": "))
 }
 
 // stop ends the worker: by a word, and then by force. It waits.
