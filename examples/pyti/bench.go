@@ -107,7 +107,7 @@ func (b *bench) connect(ctx context.Context, setup *pool.Config) error {
 
 // open connects to a hypervisor. The test guest is made only if a platform wants it.
 func (c config) open(ctx context.Context, o machines.Options) (vm.Driver, vm.Spec, error) {
-	if o.Driver != "libvirt" {
+	if o.Driver == "" || o.Driver == "local" {
 		driver, err := local.Open(local.Config{Root: o.Dir})
 		return driver, vm.Spec{}, err
 	}

@@ -1,6 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"os/exec"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -48,4 +52,183 @@ func TestTheTestsOfADistributionRunInAMachineAndComeBackAsADict(t *testing.T) {
 	require.Contains(t, run.Files, "log.txt")
 	assert.Contains(t, *run.Files["log.txt"].Text, "Ran 2 tests")
 	h.nothingLeft()
+}
+
+func TestWithoutAVersionTheNewestIsTested(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	for _, v := range []string{"1.9", "1.10", "2.0rc1", "1.10.post1", "2.0.dev3"} {
+		d := plain
+		d.Version = v
+		h.index.Add(d)
+	}
+	h.recipe("r", "echo $PYTI_VERSION")
+	for version, want := range map[string]string{"null": "1.10.post1", `"none"`: "1.10.post1", `""`: "1.10.post1", `"2.0rc1"`: "2.0rc1", `"1.9.0"`: "1.9"} {
+		code, r, stderr := h.vmRun(ask("plain", version, "r", "null"))
+		require.Equal(t, 0, code, "%+v %s", r, stderr)
+		assert.Equal(t, want, r.Version)
+		assert.Equal(t, want+"\n", r.Runs[0].Commands[0].Stdout)
+	}
+	code, r, _ := h.vmRun(`{"project_name": "plain", "recipe_identifier": "r", "platform_identifier": "here"}`)
+	assert.Equal(t, 0, code, "keys that may be null may be missing")
+	assert.Equal(t, "1.10.post1", r.Version)
+}
+
+func TestEachVariantIsOneRunOnAMachineOfItsOwn(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "[platform here]\n[platform here small]\nready = 1\n[platform here large]\n[platform other]\n[platform only big]\n")
+	h.index.Add(plain)
+	h.recipe("r", "echo $PYTI_PLATFORM $PYTI_VARIANT $BULLPEN_VARIANT | tee $BULLPEN_OUT/where", `test "$PYTI_VARIANT" != large`)
+	code, r, stderr := h.vmRun(ask("plain", "null", "r", `["large", "small"]`))
+	assert.Equal(t, 1, code, stderr)
+	assert.Equal(t, result.Failed, r.Status, "the worst of all")
+	require.Len(t, r.Runs, 2)
+	for i, variant := range []string{"large", "small"} {
+		assert.Equal(t, variant, *r.Runs[i].Variant, "in the order of the request")
+		assert.Equal(t, "here "+variant+" "+variant+"\n", r.Runs[i].Commands[0].Stdout)
+		assert.Equal(t, "here/"+variant, r.Runs[i].Template)
+		assert.Equal(t, "here "+variant+" "+variant+"\n", *r.Runs[i].Files["where"].Text)
+	}
+	assert.Equal(t, []result.Status{result.Failed, result.Passed}, []result.Status{r.Runs[0].Status, r.Runs[1].Status})
+	assert.NotEqual(t, r.Runs[0].Machine, r.Runs[1].Machine)
+
+	code, r, _ = h.vmRun(ask("plain", "null", "r", "null"))
+	require.Equal(t, 0, code)
+	require.Len(t, r.Runs, 1)
+	assert.Nil(t, r.Runs[0].Variant)
+	assert.Equal(t, "here", r.Runs[0].Template)
+
+	for variants, want := range map[string]string{
+		`["huge"]`: `platform_variants has "huge", want some of small, large`,
+	} {
+		code, r, _ = h.vmRun(ask("plain", "null", "r", variants))
+		assert.Equal(t, 2, code)
+		assert.Equal(t, want, r.Message)
+	}
+	_, r, _ = h.vmRun(`{"project_name": "plain", "recipe_identifier": "r", "platform_identifier": "other", "platform_variants": ["x"]}`)
+	assert.Equal(t, `platform_variants has "x", but other has no variants: write null`, r.Message)
+	_, r, _ = h.vmRun(`{"project_name": "plain", "recipe_identifier": "r", "platform_identifier": "only"}`)
+	assert.Equal(t, "platform_variants is null, but only has only variants: want some of big", r.Message)
+	h.nothingLeft()
+}
+
+func TestTheMachineIsRolledBackBetweenTwoVariantsRuns(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "[platform here]\n[platform here a]\n[platform here b]\n")
+	h.write("pyti.ini", strings.Replace(h.read("pyti.ini"), "total_vms = 2", "total_vms = 1", 1))
+	h.index.Add(plain)
+	h.recipe("r", `test -z "$(ls -A $HOME)"`, "echo mine >$HOME/left")
+	p := h.slave()
+	for i := range 3 {
+		name := fmt.Sprint("r", i)
+		h.drop(name, ask("plain", "null", "r", "null"))
+		r := h.answer(name)
+		assert.Equal(t, result.Passed, r.Status, "run %d finds what one before it left: %+v", i, r)
+	}
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 0, p.end(), p.errout.String())
+	h.nothingLeft()
+}
+
+func TestARunThatLosesItsMachineIsTriedOnAnother(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	h.recipe("r", `test $BULLPEN_ATTEMPT -gt 1 || eval "$BULLPEN_CRASH"`)
+	code, r, stderr := h.vmRun(ask("plain", "null", "r", "null"))
+	require.Equal(t, 0, code, "%+v %s", r, stderr)
+	require.Len(t, r.Runs[0].Attempts, 2)
+	assert.Equal(t, result.Errored, r.Runs[0].Attempts[0].Status)
+	assert.NotEqual(t, r.Runs[0].Attempts[0].Machine, r.Runs[0].Attempts[1].Machine)
+}
+
+func TestARecipeThatHangsIsTimedOut(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "timeout = 1s\n")
+	h.index.Add(plain)
+	h.recipe("r", "echo begun", "sleep 1000")
+	code, r, stderr := h.vmRun(ask("plain", "null", "r", "null"))
+	assert.Equal(t, 1, code, stderr)
+	assert.Equal(t, result.TimedOut, r.Status)
+	assert.Equal(t, "begun\n", r.Runs[0].Commands[0].Stdout)
+	assert.Equal(t, "timed out", r.Runs[0].Commands[1].State)
+}
+
+func TestAFileWithAWrongHashIsRefusedAndNamed(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	name, content := plain.Wheel()
+	h.index.AddFile("plain", name, content, indextest.Hash("sha256="+strings.Repeat("0", 64)))
+	h.recipe("r", "true")
+	code, r, _ := h.vmRun(ask("plain", "null", "r", "null"))
+	assert.Equal(t, 2, code)
+	assert.Contains(t, r.Message, "file plain-1.0-py3-none-any.whl: the digest is wrong: the index promises sha256 000")
+	assert.Empty(t, r.Runs)
+}
+
+func TestARecipeUsesScriptsDataAndSourcesOfWhatIsTested(t *testing.T) {
+	t.Parallel()
+	python(t)
+	h := newHome(t, "")
+	h.index.Add(indextest.Dist{Name: "tool", Version: "1", Requires: []string{"sourced"}, Files: map[string]string{
+		"tool.py": "import sourced\ndef main():\n    print('tool and', sourced.word)\n    return 4\n", "tool-1.dist-info/entry_points.txt": "[console_scripts]\nrun-tool = tool:main\n",
+		"tool-1.data/purelib/pure.py": "", "tool-1.data/scripts/hello": "#!/bin/sh\necho hello\n", "tool-1.data/data/etc/tool.conf": "x = 1\n",
+	}})
+	sourced := indextest.Dist{Name: "sourced", Version: "0.1", Files: map[string]string{"src/sourced.py": "word = 'source'\n", "setup.py": "raise SystemExit('is never run by a slave')\n"}}
+	name, content := sourced.Sdist()
+	h.index.AddFile("sourced", name, content)
+	h.recipe("r", "run-tool; test $? = 4", "python3 -c 'import pure, tool, sourced'", "sh $BULLPEN_IN/project/bin/hello", "cat $BULLPEN_IN/project/data/data/etc/tool.conf",
+		"test -e $BULLPEN_IN/project/src/sourced-0.1/setup.py", `printf '\377' >$BULLPEN_OUT/raw`)
+	code, r, stderr := h.vmRun(ask("tool", "null", "r", "null"))
+	require.Equal(t, 0, code, "%+v %s", r, stderr)
+	assert.Equal(t, "tool and source\n", r.Runs[0].Commands[0].Stdout)
+	assert.Equal(t, "hello\n", r.Runs[0].Commands[2].Stdout)
+	assert.Equal(t, "/w==", *r.Runs[0].Files["raw"].Base64)
+	assert.FileExists(t, r.Runs[0].Files["raw"].Path)
+}
+
+func TestTheRecordIsADictOfPython(t *testing.T) {
+	t.Parallel()
+	python(t)
+	h := newHome(t, "")
+	h.index.Add(plain)
+	h.recipe("r", "echo out; echo err >&2")
+	h.write("request.json", ask("plain", "null", "r", "null"))
+	p := h.start("vm-run", "--target", h.path("request.json"), "--config", h.path("pyti.ini"))
+	require.Equal(t, 0, p.end(), p.errout.String())
+	read := exec.CommandContext(t.Context(), "python3", "-c",
+		`import json, sys; d = json.load(sys.stdin); c = d["runs"][0]["commands"][0]; print(type(d).__name__, d["status"], d["runs"][0]["platform_variant"], repr(c["stdout"] + c["stderr"]))`)
+	read.Stdin = p.out
+	out, err := read.CombinedOutput()
+	require.NoError(t, err, string(out))
+	assert.Equal(t, "dict passed None 'out\\nerr\\n'\n", string(out))
+}
+
+func TestACommandLineThatIsWrongSaysHowItIsRight(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	for _, row := range []struct{ args, want string }{
+		{"", "usage:"},
+		{"master", "usage:"},
+		{"vm-run", "--target is missing"},
+		{"vm-run --target /nowhere", "no such file"},
+		{"vm-run --target x y", `"y" is left over`},
+		{"slave --config /nowhere", "config /nowhere"},
+		{"slave --target x", "flag provided but not defined: -target"},
+		{"slave -driver xen --config " + h.path("pyti.ini"), `-driver is "xen", want local or libvirt`},
+	} {
+		p := h.start(strings.Fields(row.args)...)
+		assert.Equal(t, 2, p.end(), row.args)
+		assert.Contains(t, p.errout.String(), row.want, row.args)
+	}
+	h.write("null.json", strings.ReplaceAll(`{
+ "project_name": "rarfile",
+ "project_version": "1.0",
+ "recipe_identifier": "recipe",
+ "platform_identifier": "linux-debian",
+ "platform_variants": Null
+}`, "\n", "\r\n"))
+	p := h.start("vm-run", "--target", h.path("null.json"), "--config", h.path("pyti.ini"))
+	assert.Equal(t, 2, p.end())
+	assert.Contains(t, p.errout.String(), "platform_variants (line 6) is Null, which is not JSON: write null", "the original's own sample")
 }

@@ -49,7 +49,7 @@ func NewIndex(c Config) (*Index, error) {
 	if strings.HasPrefix(c.Location, "http://") || strings.HasPrefix(c.Location, "https://") {
 		u, err := url.Parse(c.Location)
 		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("index is %q, want a URL with a host: %w", c.Location, err)
+			return nil, fmt.Errorf("index is %q, want a URL with a host", c.Location)
 		}
 		base = u
 	} else {
