@@ -160,7 +160,7 @@ func TestOneApplianceIsSingleModeAndTestsRunInThisProcess(t *testing.T) {
 	assert.Equal(t, 0, code)
 	inOrder(t, out,
 		"Check if pool already exists for this 'Jenkins cfme #' Jenkins job",
-		"Requesting a single appliance from sprout at "+p.conf.Store+", hosts lab",
+		"Requesting a single appliance from sprout... (at "+p.conf.Store+", hosts lab)",
 		"Appliance pool ", ". Waiting for fulfillment ...",
 		"] fulfilled at ", "100%",
 		"Fulfilled: true", "Progress: 100%", "Appliances:", "\tsprout-", "\t\tip_address: 127.", "\t\tprovider: vsphere55", "\t\ttemplate_name: cfme-5.11.4-20261118", "\t\turl: https://127.",

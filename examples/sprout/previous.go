@@ -19,10 +19,8 @@ func jobName(description string) (string, bool) {
 
 // previousPool is a pool that somebody requested.
 type previousPool struct {
-	ID          string
-	Description string
-	Owner       string
-	token       uint64
+	ID    string
+	token uint64
 }
 
 // findPoolsByDescription gives the pools in the store whose description has the text
@@ -35,7 +33,7 @@ func (c *client) findPoolsByDescription(ctx context.Context, part string) ([]pre
 	var found []previousPool
 	for _, h := range held {
 		if !h.Record.Zero() && !h.Mine && strings.Contains(h.Record.Note, part) {
-			found = append(found, previousPool{ID: strings.TrimPrefix(h.Key, poolKey), Description: h.Record.Note, Owner: h.Record.Owner, token: h.Record.Token})
+			found = append(found, previousPool{ID: strings.TrimPrefix(h.Key, poolKey), token: h.Record.Token})
 		}
 	}
 	return found, nil

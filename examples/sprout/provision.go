@@ -15,7 +15,7 @@ func provision(ctx context.Context, c *client, r request, single bool, term *ter
 	if !static {
 		c.destroyPrevious(ctx, r.description, term)
 		if single {
-			term.println("Requesting a single appliance from sprout at %s ...", c.Entry())
+			term.println("Requesting a single appliance from sprout... (at %s)", c.Entry())
 		} else {
 			term.println("Requesting %d appliances from Sprout at %s", r.count, c.Entry())
 		}
@@ -51,7 +51,11 @@ func provision(ctx context.Context, c *client, r request, single bool, term *ter
 // each look. It returns what it saw last beside the error.
 func (p *appliancePool) waitFulfilled(ctx context.Context, poll time.Duration, term *terminal) (s status, err error) {
 	begun := time.Now()
-	late := fmt.Errorf("requesting appliances was fulfilled: not within %v", p.asked.provision)
+	what := "requesting appliances was fulfilled"
+	if len(p.tickets) == 1 {
+		what = "requesting appliance was fulfilled"
+	}
+	late := fmt.Errorf("%s: not within %v", what, p.asked.provision)
 	ctx, cancel := context.WithTimeoutCause(ctx, p.asked.provision, late)
 	defer cancel()
 	ticker := time.NewTicker(poll)
@@ -84,7 +88,7 @@ func (p *appliancePool) waitFulfilled(ctx context.Context, poll time.Duration, t
 		if errors.Is(err, late) {
 			err = fmt.Errorf("%w; waited for: %s", err, s.Waiting)
 		} else {
-			err = fmt.Errorf("requesting appliances was fulfilled: waited %.1f seconds: %w", time.Since(begun).Seconds(), err)
+			err = fmt.Errorf("%s: waited %.1f seconds: %w", what, time.Since(begun).Seconds(), err)
 		}
 		return s, err
 	}

@@ -136,6 +136,7 @@ func TestAnInterruptWhileWaitingDestroysThePoolToo(t *testing.T) {
 	cancel(interrupted)
 	err := <-ended
 	assert.ErrorIs(t, err, interrupted, "the first error is the one that is told")
+	assert.ErrorContains(t, err, "requesting appliance was fulfilled: waited ")
 	inOrder(t, out.String(), "Appliance pool ", "Fulfilled: false", "Destroying the pool on error.")
 	found, err := c.findPoolsByDescription(t.Context(), "Jenkins")
 	require.NoError(t, err)

@@ -49,13 +49,13 @@ func (s *source) audit(ctx context.Context) scheduler.Listings {
 	var all sync.WaitGroup
 	for i, id := range ids {
 		all.Go(func() {
-			listings[i] = scheduler.Listing{Worker: id}
-			x, _, err := s.registry.start(id, func(a appliance) (executor, error) { return s.spawn(ctx, id, a) })
-			if err == nil {
-				listings[i].Tests, err = x.collect(ctx)
+			tests, err := s.list(ctx, id)
+			if errors.Is(err, errMachine) && ctx.Err() == nil { // once more, on another one
+				if err = s.renew(ctx, id); err == nil {
+					tests, err = s.list(ctx, id)
+				}
 			}
-			listings[i].Err = err
-			s.note(id, err)
+			listings[i] = scheduler.Listing{Worker: id, Tests: tests, Err: err}
 		})
 	}
 	all.Wait()
@@ -68,6 +68,17 @@ func (s *source) audit(ctx context.Context) scheduler.Listings {
 		s.registry.stop(odd.Worker)
 	}
 	return compared
+}
+
+// list starts a worker and has it list the tests.
+func (s *source) list(ctx context.Context, id string) ([]string, error) {
+	x, _, err := s.registry.start(id, func(a appliance) (executor, error) { return s.spawn(ctx, id, a) })
+	var tests []string
+	if err == nil {
+		tests, err = x.collect(ctx)
+	}
+	s.note(id, err)
+	return tests, err
 }
 
 // note remembers what is wrong with an appliance or a collection.
@@ -164,22 +175,12 @@ func (s *source) take(ctx context.Context, avoid []string) (string, error) {
 
 // ready makes a worker fit to run: a sound appliance, a process, the same listing.
 func (s *source) ready(ctx context.Context, id string) (executor, error) {
-	s.mu.Lock()
-	why, want := s.broken[id], s.collection
-	s.mu.Unlock()
-	if a, ok := s.registry.appliance(id); ok && why != nil {
-		s.registry.stop(id)
-		s.term.message(id, purple, "replacing appliance %s: %v", a.Name, why)
-		other, err := s.replace(ctx, id, a, why)
-		if err != nil {
-			return nil, fmt.Errorf("replace appliance %s: %w", a.Name, err)
-		}
-		s.registry.replace(id, other)
-		s.term.message(id, green, "using appliance %s", other.URL)
-		s.mu.Lock()
-		delete(s.broken, id)
-		s.mu.Unlock()
+	if err := s.renew(ctx, id); err != nil {
+		return nil, err
 	}
+	s.mu.Lock()
+	want := s.collection
+	s.mu.Unlock()
 	x, fresh, err := s.registry.start(id, func(a appliance) (executor, error) { return s.spawn(ctx, id, a) })
 	if err != nil || !fresh {
 		return x, err
@@ -195,6 +196,29 @@ func (s *source) ready(ctx context.Context, id string) (executor, error) {
 		return nil, compared.Odd[0].Reason()
 	}
 	return x, nil
+}
+
+// renew gives a worker another appliance where its own broke.
+func (s *source) renew(ctx context.Context, id string) error {
+	s.mu.Lock()
+	why := s.broken[id]
+	s.mu.Unlock()
+	a, ok := s.registry.appliance(id)
+	if !ok || why == nil {
+		return nil
+	}
+	s.registry.stop(id)
+	s.term.message(id, purple, "replacing appliance %s: %v", a.Name, why)
+	other, err := s.replace(ctx, id, a, why)
+	if err != nil {
+		return fmt.Errorf("replace appliance %s: %w", a.Name, err)
+	}
+	s.registry.replace(id, other)
+	s.term.message(id, green, "using appliance %s", other.URL)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.broken, id)
+	return nil
 }
 
 // errorsOfCollection are those that are not mended, a line per worker.

@@ -298,6 +298,29 @@ func TestABrokenApplianceIsReplacedBeforeItsWorkerGoesOn(t *testing.T) {
 	})
 }
 
+func TestAnApplianceThatBreaksWhileItListsIsReplacedOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2, modules(1), func(_ *bench, id string, _ int) *scripted {
+			return &scripted{id: id, listing: modules(1)}
+		})
+		spawn := b.spawn
+		b.spawn = func(ctx context.Context, id string, a appliance) (executor, error) {
+			if a.Name == "m1" {
+				return nil, fmt.Errorf("%w: no answer", errMachine)
+			}
+			return spawn(ctx, id, a)
+		}
+		b.replace = func(_ context.Context, _ string, broken appliance, _ error) (appliance, error) {
+			return appliance{Name: "m9", URL: "https://10.0.0.9/"}, nil
+		}
+		code, err := b.session(t, options{}, nil)
+		require.NoError(t, err)
+		assert.Zero(t, code)
+		inOrder(t, b.out.String(), "(slave01) replacing appliance m1: the appliance failed: no answer", "(slave01) using appliance https://10.0.0.9/", "2 tests are collected by 2 of 2 workers")
+	})
+}
+
 func TestTheRegistryWinsOverAStart(t *testing.T) {
 	t.Parallel()
 	r := &registry{}
