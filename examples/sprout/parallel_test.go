@@ -331,3 +331,19 @@ func TestAnApplianceThatDiesIsReplacedAndItsGroupIsRunAgain(t *testing.T) {
 		})
 	}
 }
+
+func TestAWorkerEndsWithItsSocket(t *testing.T) {
+	t.Parallel()
+	ours, theirs, err := socketPair()
+	require.NoError(t, err)
+	text, err := json.Marshal(appliance{Name: "m"})
+	require.NoError(t, err)
+	c := exec.Command(os.Args[0], "slave00", string(text), "1")
+	c.Env = append(os.Environ(), workerRole+"=1")
+	c.ExtraFiles = []*os.File{theirs}
+	require.NoError(t, c.Start()) // without a parent-death signal
+	require.NoError(t, theirs.Close())
+	require.NoError(t, ours.Close())
+	var exit *exec.ExitError
+	require.ErrorAs(t, c.Wait(), &exit)
+}

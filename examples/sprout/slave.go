@@ -77,7 +77,7 @@ func startSlave(ctx context.Context, id string, a appliance, s setup, log *slog.
 	c := exec.Command(program(), id, string(text), s.stamp) //nolint:noctx // see above
 	c.Env = append(append(os.Environ(), s.environment...), workerRole+"=1")
 	c.Stderr, c.ExtraFiles = logFile, []*os.File{theirs}
-	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	c.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started := make(chan error, 1)
 	go func() {
 		// The parent-death signal comes when the thread that started the process

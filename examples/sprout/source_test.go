@@ -128,6 +128,21 @@ func TestGroupsAreSentWholeInTheOrderOfTheGenerator(t *testing.T) {
 	})
 }
 
+func TestAGroupIsNeverCutHoweverLongItIs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var listing []string
+		for i := range 40 {
+			listing = append(listing, fmt.Sprintf("long::t%d", i))
+		}
+		b := newBench(4, listing, nil)
+		code, err := b.session(t, options{}, nil)
+		require.NoError(t, err)
+		assert.Zero(t, code)
+		assert.Len(t, b.groups, 1)
+	})
+}
+
 func TestAFailedGroupIsSentAgainBeforeAllOthers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
