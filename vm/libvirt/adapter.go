@@ -5,7 +5,9 @@ package libvirt
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 
 	lv "libvirt.org/go/libvirt"
@@ -20,8 +22,9 @@ type connection struct {
 	watched bool // there is one for the close too
 	calls   sync.WaitGroup
 
-	mu     sync.Mutex
-	closed bool
+	mu       sync.Mutex
+	closed   bool
+	channels map[*farChannel]bool
 }
 
 // wrap makes an error of libvirt's, and leaves nil and others as they are.
@@ -319,6 +322,12 @@ func (c *connection) Close() error {
 	c.closed = true
 	c.mu.Unlock()
 	c.calls.Wait()
+	c.mu.Lock()
+	open := slices.Collect(maps.Keys(c.channels))
+	c.mu.Unlock()
+	for _, r := range open {
+		_ = r.Close() // it gives none
+	}
 	if c.shared {
 		events.sinks.remove(c.events)
 		return events.release()

@@ -17,7 +17,7 @@ func (t target) can() vm.Set {
 	case t.kind == kindTest:
 		return always | vm.CanSnapshot
 	case t.remote():
-		return always
+		return always | vm.CanAttach | vm.CanMessage
 	}
 	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork
 }
@@ -152,7 +152,17 @@ func (m *machine) Console(ctx context.Context, n int) ([]byte, error) {
 func (m *machine) Channel(ctx context.Context) (*vm.Channel, error) {
 	return do(ctx, m.d, vm.OpChannel, m.id, nil, func(ctx context.Context) (_ *vm.Channel, err error) {
 		if r := m.d.own(m.id); r != nil && r.channel != nil {
-			return r.channel, nil
+			if !m.d.target.remote() || !ended(r.channel) {
+				return r.channel, nil
+			}
+			// It went with the connection: there may be another now.
+			r.leave()
+			if err := r.over(ctx); err != nil {
+				return nil, err
+			}
+		}
+		if m.d.target.remote() && m.foreign() {
+			return nil, fmt.Errorf("the computer that made it has its secret: %w", errors.ErrUnsupported)
 		}
 		spec, unlock, err := m.operate(ctx, vm.OpChannel, true)
 		if err != nil {
@@ -182,6 +192,15 @@ func (m *machine) Channel(ctx context.Context) (*vm.Channel, error) {
 		}
 		return r.channel, nil
 	})
+}
+
+func ended(c *vm.Channel) bool {
+	select {
+	case <-c.Done():
+		return true
+	default:
+		return false
+	}
 }
 
 // Suspend freezes the domain.

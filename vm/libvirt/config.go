@@ -35,6 +35,10 @@ type Config struct {
 	// InputSize is the size that input disks seem to have, in bytes, and so the
 	// largest input: a multiple of 4096. The files are sparse. Zero: DefaultInputSize.
 	InputSize int64
+	// Pool is the storage pool in which another computer (qemu+ssh) keeps job
+	// disks and inputs: one of files, such as a dir pool, that runs. Empty:
+	// DefaultPool.
+	Pool string
 	// Console bounds a machine's console in bytes: when it is longer, the older
 	// half goes. Zero: DefaultConsole.
 	Console int64
@@ -66,6 +70,7 @@ const (
 	DefaultMemory       = 256 << 20
 	DefaultInputSize    = 16 << 30
 	DefaultConsole      = 4 << 20
+	DefaultPool         = "default"
 	DefaultKeepalive    = time.Hour
 	DefaultBootTimeout  = time.Minute
 	DefaultKillTimeout  = 30 * time.Second
@@ -131,6 +136,9 @@ func (c Config) withDefaults() (Config, target, error) {
 		if *n.value < n.least || *n.value%n.unit != 0 {
 			return c, t, fmt.Errorf("libvirt: Config.%s is %d bytes, want 0 (default %d) or at least %d, in multiples of %d", n.name, *n.value, n.fallback, n.least, n.unit)
 		}
+	}
+	if c.Pool == "" {
+		c.Pool = DefaultPool
 	}
 	if c.Keepalive == 0 {
 		c.Keepalive = DefaultKeepalive

@@ -59,6 +59,9 @@ func TestConformanceOfTheTestDriver(t *testing.T) {
 }
 
 func TestConformanceOfTheEmbeddedDriver(t *testing.T) {
+	if !alone(t) {
+		return
+	}
 	g := testGuest(t)
 	vmtest.Run(t, whole{bare: bare{t, testConfig(t, embedURI())}, guest: g})
 }

@@ -49,6 +49,19 @@ type conn interface {
 	// Screenshot writes what the first screen shows and gives its media type.
 	Screenshot(name string, w io.Writer) (string, error)
 
+	// PoolPath is the folder of a storage pool.
+	PoolPath(pool string) (string, error)
+	// MakeVolume makes a sparse raw volume; codeNoPool without the pool.
+	MakeVolume(pool, name string, size int64) error
+	// RemoveVolume answers codeNoVolume when there is none.
+	RemoveVolume(pool, name string) error
+	// Upload and Download write and read a piece of a volume, whole.
+	Upload(pool, name string, off int64, b []byte) error
+	Download(pool, name string, off int64, b []byte) error
+	// Channel opens the host's end of a running domain's channel. Closing it
+	// ends reads and writes in progress; so does the connection's end.
+	Channel(name, channel string) (io.ReadWriteCloser, error)
+
 	// Close releases the connection. It is called once.
 	Close() error
 }

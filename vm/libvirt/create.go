@@ -46,8 +46,8 @@ func (d *Driver) takeBack(m *machine) {
 
 // supported reports the first field that asks for what cannot be had.
 func (d *Driver) supported(s vm.Spec) error {
-	if d.target.remote() && (len(s.JobDisks) > 0 || s.Inputs > 0 || s.Console != "") {
-		return fmt.Errorf("spec: JobDisks, Inputs and Console are files of this computer, and %s is another: %w", d.target.host, errors.ErrUnsupported)
+	if d.target.remote() && s.Console != "" {
+		return fmt.Errorf("spec: Console is a file of this computer, and %s is another: %w", d.target.host, errors.ErrUnsupported)
 	}
 	for i, disk := range s.Disks {
 		if d.target.remote() && disk.Path == "" {
@@ -121,17 +121,22 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (m *machine, err error) 
 	dir = place
 	m = &machine{d, vm.ID(s.Name), s.Owner.Incarnation, extras(dom)}
 	err = d.line.use(ctx, false, func(c conn) error { return c.Define(text) })
+	if err == nil && d.target.remote() {
+		if err = d.makeVolumes(ctx, desc.rec); err != nil {
+			return nil, errors.Join(err, d.undefineOurs(ctx, desc))
+		}
+	}
 	switch {
 	case isLost(err):
 		// Whether it was defined will be seen, under another connection.
-		err = errors.Join(err, d.undefineOurs(ctx, desc.rec))
+		err = errors.Join(err, d.undefineOurs(ctx, desc))
 	case hasCode(err, codeFailed), hasCode(err, codeInvalid):
 		if _, lerr := d.lookDomain(ctx, s.Name); lerr == nil {
 			err = fmt.Errorf("%w: %w", vm.ErrExists, err)
 		}
 	case err == nil:
 		if err = context.Cause(ctx); err != nil {
-			err = errors.Join(err, d.undefineOurs(ctx, desc.rec))
+			err = errors.Join(err, d.undefineOurs(ctx, desc))
 		}
 	}
 	if err != nil {
@@ -142,10 +147,13 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (m *machine, err error) 
 }
 
 // undefineOurs removes a domain that was defined in vain.
-func (d *Driver) undefineOurs(ctx context.Context, rec specRecord) error {
+func (d *Driver) undefineOurs(ctx context.Context, desc described) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d.conf.KillTimeout)
 	defer cancel()
-	err := d.line.use(ctx, true, func(c conn) error { return c.Undefine(rec.Name) })
+	if err := d.removeVolumes(ctx, desc.meta); err != nil {
+		return err
+	}
+	err := d.line.use(ctx, true, func(c conn) error { return c.Undefine(desc.rec.Name) })
 	if hasCode(err, codeNoDomain) {
 		return nil
 	}
@@ -172,6 +180,9 @@ func (d *Driver) fill(ctx context.Context, dir, place string, s vm.Spec, accel a
 	desc.meta = record{Version: recordVersion, Template: s.Template, Created: now, Dir: place, Incarnation: s.Owner.Incarnation, Owner: s.Owner,
 		OnExit: s.OnExit.String(), Accelerator: accel.String(), Why: accel.why}
 	var err error
+	if d.target.remote() {
+		return d.fillFar(ctx, dir, desc, rec)
+	}
 	if rec.Console == "" {
 		rec.Console = filepath.Join(place, consoleFile)
 		// It is there before QEMU, so that whoever made the machine may read it.
@@ -207,11 +218,39 @@ func (d *Driver) fill(ctx context.Context, dir, place string, s vm.Spec, accel a
 			rec.Disks++
 		}
 	}
-	if s.Secret != "" {
+	return desc.kept(dir, rec)
+}
+
+// kept writes what is known of a new machine into its folder.
+func (desc described) kept(dir string, rec specRecord) (described, error) {
+	if s := desc.spec; s.Secret != "" {
 		if err := os.WriteFile(filepath.Join(dir, secretFile), []byte(s.Secret.Reveal()), 0o600); err != nil {
 			return desc, full(err)
 		}
 	}
 	desc.rec = rec
 	return desc, full(writeRecord(filepath.Join(dir, specFile), rec))
+}
+
+// fillFar is fill for another computer, where disks are volumes. The folder here
+// has the records.
+func (d *Driver) fillFar(ctx context.Context, dir string, desc described, rec specRecord) (described, error) {
+	for _, disk := range desc.spec.Disks {
+		desc.disks = append(desc.disks, disk)
+		if !disk.ReadOnly {
+			rec.Disks++
+		}
+	}
+	rec.Socket = "" // libvirt chooses
+	if len(volumes(rec)) > 0 {
+		desc.meta.Pool, desc.meta.Spec = d.conf.Pool, &rec
+		err := d.line.use(ctx, true, func(c conn) (err error) {
+			desc.pool, err = c.PoolPath(d.conf.Pool)
+			return err
+		})
+		if err != nil {
+			return desc, fmt.Errorf("storage pool %q (Config.Pool): %w", d.conf.Pool, err)
+		}
+	}
+	return desc.kept(dir, rec)
 }

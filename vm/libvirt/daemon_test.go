@@ -34,12 +34,14 @@ func ownNetwork(d *daemon) { d.net = true }
 const aloneVariable = "BULLPEN_TEST_ALONE"
 
 // alone runs the test in a process of its own and reports whether this is it: a
-// process with the embedded driver reaches no daemon.
+// process with the embedded driver reaches no daemon. The test is parallel to
+// others.
 func alone(t *testing.T) bool {
 	t.Helper()
 	if os.Getenv(aloneVariable) == t.Name() {
 		return true
 	}
+	t.Parallel()
 	cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v", "-test.timeout=10m")
 	cmd.Env = append(os.Environ(), aloneVariable+"="+t.Name())
 	finishAlone(t, cmd)

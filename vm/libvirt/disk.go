@@ -30,6 +30,9 @@ func (m *machine) JobDisk(ctx context.Context, n int) (vm.JobDisk, error) {
 		return nil, m.d.fail(vm.OpJobDisk, m.id, err)
 	}
 	defer end()
+	if m.d.target.remote() {
+		return m.farJobDisk(ctx, n)
+	}
 	d, err := m.jobDisk(n)
 	if err != nil {
 		return nil, m.d.fail(vm.OpJobDisk, m.id, err)
@@ -87,7 +90,8 @@ func (d *hostDisk) Close() error { return d.f.Close() }
 // where the file system can, else by a copy without its holes. The guest drops
 // what it has cached before it mounts.
 func (m *machine) Insert(ctx context.Context, place int, in vm.Image) error {
-	return m.place(ctx, vm.OpInsert, place, func(ctx context.Context, f *os.File, spec specRecord) error {
+	far := func(ctx context.Context, spec specRecord) error { return m.farInsert(ctx, place, in, spec) }
+	return m.place(ctx, vm.OpInsert, place, far, func(ctx context.Context, f *os.File, spec specRecord) error {
 		want := inputRecord{Digest: in.Digest(), Size: in.Size()}
 		if want.Digest == "" {
 			return errors.New("the image has no digest: it cannot be read")
@@ -115,7 +119,8 @@ func (m *machine) Insert(ctx context.Context, place int, in vm.Image) error {
 
 // Eject empties a place.
 func (m *machine) Eject(ctx context.Context, place int) error {
-	return m.place(ctx, vm.OpEject, place, func(_ context.Context, f *os.File, spec specRecord) error {
+	far := func(ctx context.Context, _ specRecord) error { return m.farEject(ctx, place) }
+	return m.place(ctx, vm.OpEject, place, far, func(_ context.Context, f *os.File, spec specRecord) error {
 		if _, err := os.Lstat(f.Name() + ".json"); errors.Is(err, fs.ErrNotExist) {
 			return nil // it is empty
 		}
@@ -135,14 +140,17 @@ func empty(f *os.File, size int64) error {
 	return f.Truncate(size)
 }
 
-func (m *machine) place(ctx context.Context, op string, place int, f func(context.Context, *os.File, specRecord) error) error {
+func (m *machine) place(ctx context.Context, op string, place int, far func(context.Context, specRecord) error, f func(context.Context, *os.File, specRecord) error) error {
 	_, err := do(ctx, m.d, op, m.id, nil, func(ctx context.Context) (struct{}, error) {
-		spec, err := readSpec(m.d.dir(m.id), string(m.id))
+		spec, err := m.spec(ctx)
 		if err == nil && (place < 0 || place >= spec.Inputs) {
 			err = fmt.Errorf("%w: place %d, but it has %d, counted from zero", errNoPlace, place, spec.Inputs)
 		}
 		if err != nil {
 			return struct{}{}, err
+		}
+		if m.d.target.remote() {
+			return struct{}{}, far(ctx, spec)
 		}
 		path := m.path(inputFile(place))
 		// The file is its own lock, for drivers only: QEMU takes another kind.

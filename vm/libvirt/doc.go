@@ -21,8 +21,8 @@
 //   - qemu:///session, qemu:///system, qemu+unix:///system?socket=...: a daemon.
 //     QEMU of the system's daemon usually runs as another user, who must be able
 //     to get to Config.Root.
-//   - qemu+ssh://HOST/system: another computer. Files of this one mean nothing
-//     there, so machines have no job disks, inputs, console and channel yet.
+//   - qemu+ssh://HOST/system: another computer, where the files of this one mean
+//     nothing; see Another computer.
 //
 // # Machines
 //
@@ -52,6 +52,24 @@
 // The secret stands on the kernel's command line, because that is the one thing
 // a kernel hands to its first process: who may read the domain's description or
 // QEMU's arguments on the host can read it.
+//
+// # Another computer
+//
+// Kernel, initrd and disks of a Spec are paths there, and exist there. Job disks
+// and inputs are raw volumes of a storage pool there (Config.Pool), which libvirt's
+// storage driver writes and reads: a job disk keeps what is written to it until
+// Sync, and each read fetches. An input is sent once for each machine and place,
+// not again while it is there, whoever asks; a note beside it says so. The channel
+// is a stream of the connection: when that breaks, a job in progress has lost its
+// host, and the next Channel is another. There are no consoles and no parents, and
+// a harness on a third computer may fill, end and remove such a machine but has no
+// channel to it.
+//
+// # Networks and screens
+//
+// A machine with Spec.Network has vm.Addresser; one to which Config.Domain added a
+// video device has vm.Screenshotter. A machine with a network is no parent: those
+// made of it would all have its hardware address.
 //
 // # Parents
 //

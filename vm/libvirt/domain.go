@@ -64,6 +64,7 @@ type described struct {
 	rec     specRecord
 	meta    record
 	dir     string // where the machine's files will be
+	pool    string // the folder of another computer's storage pool
 	disks   []vm.Disk
 	host    host
 	accel   accelerator
@@ -218,10 +219,10 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 	// What is read back has to outlive QEMU, not the host: the host's page
 	// cache, which both sides see, is enough, and no flush is waited for.
 	for n := range s.JobDisks {
-		addDisk(dev, filepath.Join(d.dir, jobDiskFile(n)), "raw", "unsafe", fmt.Sprintf("bullpen-job-%d", n), false, &libvirtxml.DomainDiskBackingStore{})
+		addDisk(dev, d.file(jobDiskFile(n)), "raw", "unsafe", fmt.Sprintf("bullpen-job-%d", n), false, &libvirtxml.DomainDiskBackingStore{})
 	}
 	for place := range s.Inputs {
-		addDisk(dev, filepath.Join(d.dir, inputFile(place)), "raw", "writeback", fmt.Sprintf("bullpen-in-%d", place), true, &libvirtxml.DomainDiskBackingStore{})
+		addDisk(dev, d.file(inputFile(place)), "raw", "writeback", fmt.Sprintf("bullpen-in-%d", place), true, &libvirtxml.DomainDiskBackingStore{})
 	}
 	zero := uint(0)
 	if d.target.remote() {
@@ -229,6 +230,10 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 		dev.Serials = []libvirtxml.DomainSerial{{
 			Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
 			Target: &libvirtxml.DomainSerialTarget{Port: &zero},
+		}}
+		dev.Channels = []libvirtxml.DomainChannel{{
+			Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind"}},
+			Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: channelName}},
 		}}
 		return
 	}
@@ -238,8 +243,19 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 	}}
 	dev.Channels = []libvirtxml.DomainChannel{{
 		Source: &libvirtxml.DomainChardevSource{UNIX: &libvirtxml.DomainChardevSourceUNIX{Mode: "bind", Path: d.rec.Socket}},
-		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: "bullpen.0"}},
+		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: channelName}},
 	}}
+}
+
+// channelName is the channel's in the guest.
+const channelName = "bullpen.0"
+
+// file is where a disk of the machine will be.
+func (d described) file(name string) string {
+	if d.target.remote() {
+		return filepath.Join(d.pool, volumeName(d.spec.Name, name))
+	}
+	return filepath.Join(d.dir, name)
 }
 
 // addDisk adds a virtio disk behind those that are there. No format is ever

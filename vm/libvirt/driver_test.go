@@ -444,7 +444,9 @@ func TestCreateRefusesWhatItCannotDo(t *testing.T) {
 		assert.NoDirExists(t, d.dir(vm.ID(s.Name)))
 	}
 	remote := &Driver{target: target{kind: kindSystem, host: "far"}}
-	require.ErrorIs(t, remote.supported(fakeSpec()), errors.ErrUnsupported)
+	s := fakeSpec()
+	s.Console = "/console"
+	require.ErrorIs(t, remote.supported(s), errors.ErrUnsupported)
 }
 
 func TestAnInputThatIsTooLargeIsRefused(t *testing.T) {

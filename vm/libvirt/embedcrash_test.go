@@ -55,6 +55,7 @@ func cleaner() {
 // An embedded driver has no AUTODESTROY: its machines outlive a killed harness,
 // and the next one finds them.
 func TestSoakNothingIsLeftOfAKilledHarnessOnAnEmbeddedDriver(t *testing.T) {
+	t.Parallel()
 	g := testGuest(t)
 	dir, err := os.MkdirTemp("", "bpe")
 	require.NoError(t, err)

@@ -22,6 +22,8 @@ const (
 	codeInvalid        = 55 // not in this state
 	codeConfigSupport  = 67 // also: the description was changed in a way that is not allowed
 	codeTimeout        = 68 // somebody else's operation takes too long
+	codeNoPool         = 49
+	codeNoVolume       = 50
 	codeNoSnapshot     = 72
 	codeArgUnsupported = 74 // also: a device that the domain lacks
 	codeNoMetadata     = 80
@@ -45,7 +47,7 @@ func (e *callError) Unwrap() error {
 		return vm.ErrHostLost
 	}
 	switch e.code {
-	case codeNoDomain, codeNoSnapshot:
+	case codeNoDomain, codeNoSnapshot, codeNoPool, codeNoVolume:
 		return vm.ErrNotFound
 	case codeInvalid:
 		return vm.ErrState

@@ -435,6 +435,63 @@ func (c *fakeConn) Screenshot(name string, w io.Writer) (string, error) {
 	return "image/x-portable-pixmap", err
 }
 
+// Volumes are files of one folder.
+func (c *fakeConn) PoolPath(pool string) (path string, err error) {
+	err = c.call("pool path", "", func(*fakeDomain) error { path, err = c.h.pool(pool); return err })
+	return path, err
+}
+
+func (h *fakeHost) pool(name string) (string, error) {
+	if name != DefaultPool {
+		return "", &callError{code: codeNoPool, text: "Storage pool not found: no storage pool with matching name '" + name + "'"}
+	}
+	return filepath.Join(h.dir, "pool"), os.MkdirAll(filepath.Join(h.dir, "pool"), 0o700)
+}
+
+func (c *fakeConn) volume(op, pool, name string, flag int, f func(*os.File) error) error {
+	return c.call(op, "", func(*fakeDomain) error {
+		dir, err := c.h.pool(pool)
+		if err != nil {
+			return err
+		}
+		file, err := os.OpenFile(filepath.Join(dir, name), os.O_RDWR|flag, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			return &callError{code: codeNoVolume, text: "Storage volume not found: no storage vol with matching name '" + name + "'"}
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(f(file), file.Close())
+	})
+}
+
+func (c *fakeConn) MakeVolume(pool, name string, size int64) error {
+	return c.volume("make volume", pool, name, os.O_CREATE|os.O_EXCL, func(f *os.File) error { return f.Truncate(size) })
+}
+
+func (c *fakeConn) RemoveVolume(pool, name string) error {
+	return c.volume("remove volume", pool, name, 0, func(f *os.File) error { return os.Remove(f.Name()) })
+}
+
+func (c *fakeConn) Upload(pool, name string, off int64, b []byte) error {
+	return c.volume("upload", pool, name, 0, func(f *os.File) error { _, err := f.WriteAt(b, off); return err })
+}
+
+func (c *fakeConn) Download(pool, name string, off int64, b []byte) error {
+	return c.volume("download", pool, name, 0, func(f *os.File) error { _, err := f.ReadAt(b, off); return err })
+}
+
+func (c *fakeConn) Channel(name, _ string) (rw io.ReadWriteCloser, err error) {
+	err = c.call("channel", name, func(d *fakeDomain) error {
+		if d.guest == nil {
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}
+		rw, err = net.Dial("unix", d.guest.listener.Addr().String())
+		return err
+	})
+	return rw, err
+}
+
 // Close ends what was to end with this connection.
 func (c *fakeConn) Close() error {
 	c.h.mu.Lock()
@@ -495,6 +552,9 @@ func (h *fakeHost) startGuest(d *fakeDomain) (*fakeGuest, error) {
 		x = d.live
 	}
 	path := x.Devices.Channels[0].Source.UNIX.Path
+	if path == "" { // libvirt chooses
+		path = filepath.Join(h.dir, fmt.Sprintf("s%d", len(h.domains))+d.name[len(d.name)-5:])
+	}
 	_ = os.Remove(path)
 	l, err := net.Listen("unix", path)
 	if err != nil {

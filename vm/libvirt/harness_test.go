@@ -49,7 +49,7 @@ func (jobs) Job(ctx context.Context, m vm.Machine, hang bool) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return diskio.Go{Nonce: ticket.Nonce}.Encode(), nil
+	return diskio.Go{Nonce: ticket.Nonce}.Encode(), d.Sync(ctx)
 }
 
 // faked is a vmtest.Harness over the fake.
@@ -62,11 +62,7 @@ type faked struct {
 func (f faked) Open(ctx context.Context) (vm.Driver, error) { return open(ctx, f.conf, f.h.dial) }
 
 func (f faked) Spec() vm.Spec {
-	s := guestSpec(initramfs.Guest{Kernel: "/boot/vmlinuz"})
-	if t, _ := parseURI(f.conf.URI); t.remote() {
-		s.JobDisks, s.Inputs = nil, 0
-	}
-	return s
+	return guestSpec(initramfs.Guest{Kernel: "/boot/vmlinuz"})
 }
 
 func (f faked) Without() vm.Set {
@@ -104,7 +100,10 @@ func absent(t target) vm.Set {
 		set |= vm.CanSnapshot
 	}
 	if t.kind == kindTest || t.remote() {
-		set |= vm.CanSave | vm.CanFork | vm.CanAttach | vm.CanConsole | vm.CanMessage
+		set |= vm.CanSave | vm.CanFork | vm.CanConsole
+	}
+	if t.kind == kindTest {
+		set |= vm.CanAttach | vm.CanMessage
 	}
 	return set
 }

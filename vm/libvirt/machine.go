@@ -133,8 +133,8 @@ func (d *Driver) info(ctx context.Context, got domain) (vm.Info, error) {
 	starting := d.starts[i.ID]
 	d.mu.Unlock()
 	ran := last != nil
-	if d.target.remote() {
-		ran = got.reason != offUnknown // starts are not recorded
+	if d.target.remote() && !ran {
+		ran = got.reason != offUnknown // another computer's starts are not recorded here
 	}
 	if i.State = stateOf(got, ran); starting {
 		i.State = vm.StateStarting
@@ -176,11 +176,24 @@ func (d *Driver) endOf(_ context.Context, got domain, dir string, last *runRecor
 	return end, nil
 }
 
+// foreign reports whether this computer has no folder of the machine's: it is not
+// ours, or on another computer and was made by a third.
+func (m *machine) foreign() bool {
+	if m.incarnation == "" {
+		return true
+	}
+	if !m.d.target.remote() {
+		return false
+	}
+	_, err := os.Lstat(m.d.dir(m.id))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // operate begins an operation that changes the machine's state: one at a time,
 // among all processes of this computer. With wait it waits for the one in
 // progress, else that is vm.ErrState.
 func (m *machine) operate(ctx context.Context, what string, wait bool) (specRecord, func() error, error) {
-	if m.incarnation == "" || m.d.target.remote() {
+	if m.foreign() {
 		// libvirt's own locks have to do.
 		return specRecord{Name: string(m.id)}, func() error { return nil }, nil
 	}

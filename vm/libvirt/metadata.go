@@ -34,6 +34,10 @@ type record struct {
 	// What of the devices that it may have it has.
 	Network bool `json:"network,omitempty"`
 	Screen  bool `json:"screen,omitempty"`
+	// On another computer: where its disks are, and what they are, for those
+	// who did not make it.
+	Pool string      `json:"pool,omitempty"`
+	Spec *specRecord `json:"spec,omitempty"`
 }
 
 // extras are the capabilities that depend on a domain's devices.

@@ -130,9 +130,13 @@ func (w testWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// openEmbed opens this process's embedded driver.
+// openEmbed opens this process's embedded driver. A test that does is parallel
+// to others: guests are on one processor each, and have machines of their own.
 func openEmbed(t testing.TB) (*Driver, initramfs.Guest) {
 	t.Helper()
+	if p, ok := t.(*testing.T); ok {
+		p.Parallel()
+	}
 	g := testGuest(t)
 	d, err := Open(t.Context(), testConfig(t, embedURI()))
 	require.NoError(t, err)
@@ -181,6 +185,7 @@ func runJob(t testing.TB, m vm.Machine, inputs []diskio.Input, lines ...string) 
 	ticket, err := diskio.WriteJob(ctx, disk, disk.Size(), []diskio.Part{{ID: "task", Job: diskio.Job{Steps: diskio.Commands(lines...), Inputs: inputs}}}, nil)
 	require.NoError(t, err)
 	g := diskio.Go{Nonce: ticket.Nonce}
+	require.NoError(t, disk.Sync(ctx))
 	for place, in := range inputs {
 		require.NoError(t, a.Insert(ctx, place, in.Image))
 		g.Inputs = append(g.Inputs, diskio.GoInput{Name: in.Name, Place: place, Digest: in.Image.Digest(), Size: in.Image.Size()})

@@ -36,6 +36,7 @@ func asNobody(t *testing.T) bool {
 	if os.Geteuid() != 0 {
 		return alone(t)
 	}
+	t.Parallel()
 	g := testGuest(t)
 	need.Tool(t, "libvirtd")
 	dir, err := os.MkdirTemp("", "bps")

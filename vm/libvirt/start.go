@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -62,7 +63,7 @@ func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot fu
 	limit := m.d.conf.BootTimeout
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("the hypervisor did not start it within %v: %w", limit, context.DeadlineExceeded))
 	defer cancel()
-	if m.incarnation == "" || m.d.target.remote() {
+	if m.foreign() {
 		got, err := m.d.lookDomain(ctx, string(m.id))
 		if err != nil {
 			return err
@@ -182,6 +183,17 @@ func (m *machine) connect(ctx context.Context, spec specRecord, last runRecord) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, connectWait)
 	defer cancel()
+	if m.d.target.remote() {
+		var c io.ReadWriteCloser
+		err := m.d.line.use(ctx, false, func(on conn) (err error) {
+			c, err = on.Channel(string(m.id), channelName)
+			return err
+		})
+		if err != nil {
+			return fail(fmt.Errorf("channel over the connection: %w", err))
+		}
+		return m.channelOn(c, spec, said, secret), lock, nil
+	}
 	var c net.Conn
 	for pause := time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		var dialer net.Dialer
@@ -192,9 +204,14 @@ func (m *machine) connect(ctx context.Context, spec specRecord, last runRecord) 
 			return fail(fmt.Errorf("QEMU does not listen for its channel: %w: %w", serr, err))
 		}
 	}
+	return m.channelOn(c, spec, said, secret), lock, nil
+}
+
+// channelOn makes the channel of a stream of bytes.
+func (m *machine) channelOn(c io.ReadWriteCloser, spec specRecord, said, secret string) *vm.Channel {
 	return vm.NewChannel(c, vm.ChannelConfig{
 		Driver: m.d.hostID, Machine: m.id, HostName: string(m.id), MachineID: machineID(spec.Incarnation),
 		Incarnation: spec.Incarnation, SavedIncarnation: said, Secret: vm.Secret(secret), Properties: spec.Properties,
 		Keepalive: m.d.conf.Keepalive, Logger: m.d.conf.Logger,
-	}), lock, nil
+	})
 }

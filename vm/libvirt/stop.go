@@ -87,7 +87,7 @@ func (m *machine) killLocked(ctx context.Context, why string) error {
 	if err := m.d.killDomain(ctx, string(m.id)); err != nil {
 		return err
 	}
-	if m.incarnation == "" || m.d.target.remote() {
+	if m.foreign() {
 		return nil
 	}
 	last, err := readRun(m.d.dir(m.id))
@@ -157,6 +157,9 @@ func (m *machine) destroyLocked(ctx context.Context, noFolder bool) error {
 		err = m.d.killDomain(ctx, string(m.id)) // the folder is elsewhere, or half removed
 	} else {
 		err = m.killLocked(ctx, "killed by Destroy")
+	}
+	if err == nil {
+		err = m.d.removeVolumes(ctx, *rec)
 	}
 	if err == nil {
 		err = m.d.line.use(ctx, true, func(c conn) error { return c.Undefine(string(m.id)) })
