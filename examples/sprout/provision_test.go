@@ -113,7 +113,7 @@ func TestAWaitThatTakesTooLongEndsWithTheDumpAndWithoutThePool(t *testing.T) {
 	assert.ErrorContains(t, err, "requesting appliances was fulfilled: not within 3s; waited for: ")
 	inOrder(t, out.String(), "Requesting 2 appliances from Sprout at "+p.conf.Store, "Pool ", "fulfilled at  0%", "fulfilled at  0%",
 		"Fulfilled: false", "Progress: 0%", "Waiting: ", "Appliances:", "Destroying the pool on error.")
-	found, ferr := c.findPoolsByDescription(t.Context(), "Jenkins")
+	found, ferr := p.client().findPoolsByDescription(t.Context(), "Jenkins")
 	require.NoError(t, ferr)
 	assert.Empty(t, found)
 	assert.Len(t, p.machines(), 4, "those of the other are not touched")
@@ -138,7 +138,7 @@ func TestAnInterruptWhileWaitingDestroysThePoolToo(t *testing.T) {
 	assert.ErrorIs(t, err, interrupted, "the first error is the one that is told")
 	assert.ErrorContains(t, err, "requesting appliance was fulfilled: waited ")
 	inOrder(t, out.String(), "Appliance pool ", "Fulfilled: false", "Destroying the pool on error.")
-	found, err := c.findPoolsByDescription(t.Context(), "Jenkins")
+	found, err := p.client().findPoolsByDescription(t.Context(), "Jenkins")
 	require.NoError(t, err)
 	assert.Empty(t, found)
 }
