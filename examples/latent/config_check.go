@@ -27,6 +27,9 @@ var (
 
 const nameRule = "1 to 100 of [A-Za-z0-9._-], not starting with a dot or a dash"
 
+// said is what is wrong with a value that is better not quoted.
+type said string
+
 // bad names a field, its value and the rule that it breaks.
 func bad(field string, value any, rule string) error {
 	if s, ok := value.(string); ok {
@@ -49,7 +52,7 @@ func (c *config) check() error {
 		}
 	}
 	if c.TLS != nil && (c.TLS.Certificate == "" || c.TLS.Key == "") {
-		return bad("tls", "incomplete", "certificate and key")
+		return bad("tls", said("incomplete"), "certificate and key")
 	}
 	if err := c.checkHosts(); err != nil {
 		return err
@@ -72,7 +75,7 @@ func (c *config) check() error {
 		names[w.Name] = i
 	}
 	if len(c.Workers) == 0 {
-		return bad("workers", "empty", "at least one")
+		return bad("workers", said("empty"), "at least one")
 	}
 	if err := c.checkBuilders(names); err != nil {
 		return err
@@ -110,7 +113,7 @@ func checkInterval(field string, i interval, mayBeNever bool) error {
 	case i.never && mayBeNever, !i.set:
 		return nil
 	case i.never:
-		return bad(field, "null", "seconds above 0")
+		return bad(field, said("null"), "seconds above 0")
 	case i.Duration <= 0 && mayBeNever:
 		return bad(field, i.Seconds(), "seconds above 0, or null for never")
 	case i.Duration <= 0:
@@ -154,7 +157,7 @@ func (c *config) checkWorker(w *workerConfig, field string) error {
 		return c.checkLatent(w, field)
 	case typeStandard, typeLocal:
 		if w.Wait != nil || len(w.Hosts) > 0 || !w.Machine.zero() {
-			return bad(field+"build_wait_timeout, hosts or machine", "set", "none: the worker is not latent")
+			return bad(field+"build_wait_timeout, hosts or machine", said("set"), "none: the worker is not latent")
 		}
 		return c.checkPassword(w, field)
 	}
@@ -168,13 +171,13 @@ func (m machineConfig) zero() bool {
 func (c *config) checkLatent(w *workerConfig, field string) error {
 	switch {
 	case w.Password != "" || w.PasswordFile != "":
-		return bad(field+"password", "set", "none: each start of a latent worker has a secret of its own")
+		return bad(field+"password", said("set"), "none: each start of a latent worker has a secret of its own")
 	case w.Keepalive.set:
-		return bad(field+"keepalive_interval", "set", "none: that of its host counts")
+		return bad(field+"keepalive_interval", said("set"), "none: that of its host counts")
 	case len(c.Hosts) == 0:
-		return bad("hosts", "empty", "at least one for latent worker "+w.Name)
+		return bad("hosts", said("empty"), "at least one for latent worker "+w.Name)
 	case w.Machine.Memory < 0 || w.Machine.CPUs < 0:
-		return bad(field+"machine", "negative", "memory_mib and cpus of 0 (the driver's default) or more")
+		return bad(field+"machine", said("negative"), "memory_mib and cpus of 0 (the driver's default) or more")
 	}
 	if len(w.Hosts) == 0 {
 		for _, h := range c.Hosts {
@@ -197,15 +200,15 @@ func (c *config) checkLatent(w *workerConfig, field string) error {
 func (c *config) checkPassword(w *workerConfig, field string) error {
 	if w.Type == typeLocal {
 		if w.Password != "" || w.PasswordFile != "" {
-			return bad(field+"password", "set", "none: a local worker is in the master's process")
+			return bad(field+"password", said("set"), "none: a local worker is in the master's process")
 		}
 		return nil
 	}
 	if c.Listen == "" {
-		return bad("listen", "empty", "host:port for standard worker "+w.Name+" to connect to")
+		return bad("listen", said("empty"), "host:port for standard worker "+w.Name+" to connect to")
 	}
 	if (w.Password == "") == (w.PasswordFile == "") {
-		return bad(field+"password and password_file", "none or both", "exactly one of them")
+		return bad(field+"password and password_file", said("none or both"), "exactly one of them")
 	}
 	if w.PasswordFile != "" {
 		text, err := os.ReadFile(c.path(w.PasswordFile))
@@ -230,9 +233,9 @@ func (c *config) checkBuilders(workers map[string]int) error {
 		case slices.Contains(names, b.Name):
 			return bad(field+"name", b.Name, "a name that no builder before has")
 		case len(b.Workers) == 0:
-			return bad(field+"workers", "empty", "at least one")
+			return bad(field+"workers", said("empty"), "at least one")
 		case len(b.Steps) == 0:
-			return bad(field+"steps", "empty", "at least one command")
+			return bad(field+"steps", said("empty"), "at least one command")
 		}
 		names = append(names, b.Name)
 		for j, w := range b.Workers {
@@ -250,7 +253,7 @@ func (c *config) checkBuilders(workers map[string]int) error {
 		}
 	}
 	if len(names) == 0 {
-		return bad("builders", "empty", "at least one")
+		return bad("builders", said("empty"), "at least one")
 	}
 	if c.Mail != nil && c.Mail.Builders != nil {
 		for i, b := range *c.Mail.Builders {
@@ -279,7 +282,7 @@ func (c *config) checkMail() error {
 		return err
 	}
 	if len(m.To) == 0 && (m.Builders == nil || len(*m.Builders) > 0) {
-		return bad("mail.to", "empty", `at least one address for mails about builds, or "builders": [] for none`)
+		return bad("mail.to", said("empty"), `at least one address for mails about builds, or "builders": [] for none`)
 	}
 	return nil
 }

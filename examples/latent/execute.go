@@ -46,7 +46,7 @@ func execute(ctx context.Context, g *pool.Guest, builder string, job diskio.Job,
 		switch {
 		case err == nil && exit.OK():
 		case err == nil:
-			r.Status, r.Message = result.Failed, fmt.Sprintf("step %d (%s): %v", i, s.Name, exit)
+			r.Status, r.Message = result.Failed, fmt.Sprintf("step %d (%s) %s", i, s.Name, fate(exit))
 		case ctx.Err() != nil:
 			r.Status, r.Message = result.Aborted, "the build was cancelled: "+context.Cause(ctx).Error()
 		case limited.Err() != nil:
@@ -64,6 +64,13 @@ func execute(ctx context.Context, g *pool.Guest, builder string, job diskio.Job,
 		}
 	}
 	return r
+}
+
+func fate(e vm.Exit) string {
+	if e.Signal != "" {
+		return "was ended by " + e.Signal
+	}
+	return fmt.Sprintf("exited with code %d", e.Code)
 }
 
 // kept gives what an output writer kept, as a step has it.

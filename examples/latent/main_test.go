@@ -243,3 +243,5 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Parallel()
 	synctest.Test(t, f)
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
