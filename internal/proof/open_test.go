@@ -8,9 +8,12 @@ import (
 	"strconv"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/stdlib"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
 	_ "modernc.org/sqlite"
 
 	"github.com/bullpen-vm/bullpen/lease"
@@ -49,7 +52,7 @@ func openFile(ctx context.Context, path string, c sqlstore.SQLite) (opened, erro
 }
 
 func openSource(ctx context.Context, source string, c sqlstore.SQLite) (opened, error) {
-	db, err := sql.Open("sqlite", source)
+	db, err := openSQL(source)
 	if err != nil {
 		return opened{}, err
 	}
@@ -66,6 +69,8 @@ func openSource(ctx context.Context, source string, c sqlstore.SQLite) (opened, 
 		return err
 	}}, nil
 }
+
+func openSQL(source string) (*sql.DB, error) { return sql.Open("sqlite", source) }
 
 func openPgx(address string) (*sql.DB, error) {
 	connector, err := stdlib.GetDefaultDriver().(*stdlib.Driver).OpenConnector(address)
@@ -111,8 +116,11 @@ func newDatabase(ctx context.Context, s *server) (string, error) {
 	return s.address + "&search_path=" + name, nil
 }
 
-func dialEtcd(address string) (*clientv3.Client, error) {
-	return clientv3.New(clientv3.Config{Endpoints: []string{address}})
+func dialEtcd(address string, options ...grpc.DialOption) (*clientv3.Client, error) {
+	return clientv3.New(clientv3.Config{
+		Endpoints: []string{address}, DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 2 * time.Second,
+		DialOptions: options, Logger: zap.NewNop(),
+	})
 }
 
 func openEtcd(ctx context.Context, address, prefix string) (opened, error) {

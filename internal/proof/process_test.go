@@ -29,7 +29,8 @@ func openKind(ctx context.Context, kind, address string) (opened, error) {
 	case "postgres":
 		return openPostgres(ctx, address, sqlstore.Postgres{StatementTimeout: 2 * time.Second, Connections: 4})
 	case "etcd":
-		return openEtcd(ctx, address, "bullpen/processes/")
+		host, prefix, _ := strings.Cut(address, "/")
+		return openEtcd(ctx, host, prefix)
 	}
 	return opened{}, fmt.Errorf("no store is called %q", kind)
 }
@@ -42,8 +43,11 @@ func childMain() int {
 		fmt.Fprintln(os.Stderr, "child:", err)
 		return 1
 	}
-	if args[0] == "stop in a transaction" {
+	switch args[0] {
+	case "stop in a transaction":
 		return stopInside(args[1])
+	case "stop at a moment":
+		return stopAt(args[1], args[2], args[3])
 	}
 	ctx := context.Background()
 	client, err := rpc.Dial("unix", args[0])
@@ -79,8 +83,9 @@ func childMain() int {
 			}
 			continue
 		}
+		lost := false
 		for range 3 + rand.IntN(10) {
-			if l.Check() != nil {
+			if lost = l.Check() != nil; lost {
 				break
 			}
 			if err := client.Call("Referee.Touch", Touch{PID: pid, Key: key, Token: l.Token()}, new(bool)); err != nil {
@@ -90,10 +95,11 @@ func childMain() int {
 				_, _ = l.Raise(ctx) // an error is seen by Check
 			}
 		}
-		if client.Call("Referee.Touch", Touch{PID: pid, Key: key, Leave: true}, new(bool)) != nil {
+		if client.Call("Referee.Touch", Touch{PID: pid, Key: key, Leave: true, Lost: lost}, new(bool)) != nil {
 			return 0
 		}
-		_ = l.Release(ctx) // what could not be deleted is tried again
+		_ = l.Release(ctx)                        // what could not be deleted is tried again
+		time.Sleep(rand.N(20 * time.Millisecond)) // the others poll: a turn for them
 	}
 }
 
@@ -112,13 +118,7 @@ func arena(t *testing.T, kind string) string {
 		require.NoError(t, err)
 		return address
 	}
-	s := theEtcd(t)
-	c, err := dialEtcd(s.address)
-	require.NoError(t, err)
-	defer c.Close()
-	_, err = c.Delete(t.Context(), "bullpen/processes/record/", prefixed())
-	require.NoError(t, err)
-	return s.address
+	return fmt.Sprintf("%s/bullpen/%d/", theEtcd(t).address, databases.Add(1))
 }
 
 var kinds = []string{"sqlite", "postgres", "etcd"}
@@ -154,6 +154,7 @@ func TestSoakHoldersThatAreKilledAreSucceeded(t *testing.T) {
 func TestSoakHoldersThatAreStoppedBeyondTheTTLDoNothingMore(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
 			address := arena(t, kind)
 			const ttl = 1500 * time.Millisecond
 			f := newField(t, false, kind, address, "", ttl.String(), "a")

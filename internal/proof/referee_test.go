@@ -18,17 +18,19 @@ import (
 // Referee is the resource that the leases are about, as it is seen from outside:
 // the children tell it of each use, and it judges. It is exported for package rpc.
 type Referee struct {
-	mu      sync.Mutex
-	high    map[string]uint64 // the highest token per key
-	inside  map[string]Touch  // who uses it
-	ended   map[int]bool      // killed, or about to be
-	stopped map[int]int       // how often
-	stale   map[int]int       // uses under a token that was succeeded
-	uses    map[int]int
-	said    map[int]string // what a child said last
-	errors  map[int]string
-	wrong   []string
-	news    chan struct{}
+	mu       sync.Mutex
+	high     map[string]uint64 // the highest token per key
+	inside   map[string]Touch  // who uses it
+	ended    map[int]bool      // killed, or about to be
+	stopped  map[int]int       // how often
+	stale    map[int]int       // uses under a token that was succeeded
+	uses     map[int]int
+	losses   map[int]int    // how often a process was told that it lost a lease
+	failures map[int]int    // how often a wait of it ended with an error
+	said     map[int]string // what a child said last
+	errors   map[int]string
+	wrong    []string
+	news     chan struct{}
 	// strict: nobody is stopped, so no two living processes are ever inside.
 	strict bool
 }
@@ -39,13 +41,14 @@ type Touch struct {
 	Key   string
 	Token uint64
 	Leave bool
+	Lost  bool // it leaves because Check told it to
 	Err   string
 }
 
 func newReferee(strict bool) *Referee {
 	return &Referee{
 		high: map[string]uint64{}, inside: map[string]Touch{}, ended: map[int]bool{}, stopped: map[int]int{}, stale: map[int]int{},
-		uses: map[int]int{}, said: map[int]string{}, errors: map[int]string{}, news: make(chan struct{}, 1), strict: strict,
+		uses: map[int]int{}, losses: map[int]int{}, failures: map[int]int{}, said: map[int]string{}, errors: map[int]string{}, news: make(chan struct{}, 1), strict: strict,
 	}
 }
 
@@ -61,9 +64,13 @@ func (r *Referee) Touch(x Touch, ok *bool) error {
 	}()
 	if x.Err != "" {
 		r.errors[x.PID] = x.Err
+		r.failures[x.PID]++
 		return nil
 	}
 	now, used := r.inside[x.Key]
+	if x.Lost {
+		r.losses[x.PID]++
+	}
 	if x.Leave {
 		if now.PID == x.PID {
 			delete(r.inside, x.Key)
@@ -129,10 +136,21 @@ func (r *Referee) allUsed(t *testing.T, what string, pids []int) {
 	})
 }
 
+// toldOff waits until a process was told that it lost a lease, or that the store
+// fails while it waits for one.
+func (r *Referee) toldOff(t *testing.T, pid int) {
+	t.Helper()
+	r.mu.Lock()
+	losses, failures := r.losses[pid], r.failures[pid]
+	r.mu.Unlock()
+	r.until(t, fmt.Sprintf("pid %d is told that it is cut off", pid), func() bool { return r.losses[pid] > losses || r.failures[pid] > failures })
+}
+
 // field is the referee with its children.
 type field struct {
 	*Referee
 	t        *testing.T
+	socket   string
 	settings string
 	children []*exec.Cmd
 }
@@ -157,7 +175,8 @@ func newField(t *testing.T, strict bool, settings ...string) *field {
 			wg.Go(func() { s.ServeConn(c) })
 		}
 	})
-	f.settings = strings.Join(append([]string{socket}, settings...), "|")
+	f.socket = socket
+	f.settings = f.with(settings...)
 	t.Cleanup(func() {
 		for _, c := range f.children {
 			f.end(c)
@@ -166,6 +185,11 @@ func newField(t *testing.T, strict bool, settings ...string) *field {
 		wg.Wait()
 	})
 	return f
+}
+
+// with gives the settings of the next children.
+func (f *field) with(settings ...string) string {
+	return strings.Join(append([]string{f.socket}, settings...), "|")
 }
 
 func (f *field) start() *exec.Cmd {

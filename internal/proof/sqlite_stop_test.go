@@ -13,14 +13,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"modernc.org/sqlite"
 
 	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/lease/sqlstore"
 )
-
-func prefixed() clientv3.OpOption { return clientv3.WithPrefix() }
 
 // stopInside is a child that is stopped within a transaction, before its commit.
 func stopInside(path string) int {
