@@ -29,6 +29,7 @@ type bench struct {
 	index   *pypi.Index
 	images  *diskio.Cache
 	python  *diskio.Image // Debian's; nil: no platform wants it
+	debian  string        // its version
 }
 
 // totalLock is held by each machine where there are several hypervisors: their
@@ -54,10 +55,8 @@ func openBench(ctx context.Context, c config, log *slog.Logger) (_ *bench, err e
 	if b.images, err = diskio.NewCache(filepath.Join(c.Root, "cache", "images"), nil); err != nil {
 		return nil, err
 	}
-	if slices.ContainsFunc(c.Platforms, func(p platform) bool { return p.Python == "debian" }) {
-		if b.python, err = debianPython(ctx, b.images); err != nil {
-			return nil, err
-		}
+	if err := b.pythons(ctx); err != nil {
+		return nil, err
 	}
 	setup := pool.Config{Name: "pyti", Logger: log, Kept: -1, Run: pool.Run{Job: "pyti " + c.Root}}
 	if err := b.connect(ctx, &setup); err != nil {
@@ -79,6 +78,37 @@ func openBench(ctx context.Context, c config, log *slog.Logger) (_ *bench, err e
 	}
 	b.state.follow(b.pool)
 	return b, nil
+}
+
+// pythons gets Debian's Python where a platform wants it, and finds out the versions
+// that the configuration does not say: of Debian's from its files, of this
+// computer's by asking it.
+func (b *bench) pythons(ctx context.Context) error {
+	b.conf.Platforms = slices.Clone(b.conf.Platforms)
+	for i := range b.conf.Platforms {
+		p := &b.conf.Platforms[i]
+		version := defaultPython
+		switch {
+		case p.Python == "debian":
+			if b.python == nil {
+				image, found, err := debianPython(ctx, b.images)
+				if err != nil {
+					return err
+				}
+				b.python, b.debian = image, found
+			}
+			version = b.debian
+		case p.PythonVersion == "" && p.Machines.Driver != "libvirt":
+			out, err := tool(ctx, "", "python3", "-c", "import platform; print(platform.python_version())")
+			if text := strings.TrimSpace(string(out)); err == nil && goodPython.MatchString(text) {
+				version = text
+			}
+		}
+		if p.PythonVersion == "" {
+			p.PythonVersion = version
+		}
+	}
+	return nil
 }
 
 // connect opens each hypervisor once and adds the platforms.

@@ -52,7 +52,7 @@ type platform struct {
 	Memory        int64  // bytes; zero: the driver's
 	CPUs          int    // zero: 1
 	Python        string // debian or guest
-	PythonVersion string // what distributions are chosen for
+	PythonVersion string // what distributions are chosen for; empty: see bench.pythons
 	Ready         int    // how many are kept warm
 }
 
@@ -70,9 +70,9 @@ func readConfig(path string, getenv func(string) string, base machines.Options) 
 	file := ini.Empty()
 	if path != "" {
 		var err error
-		// As Python's configparser reads it: keys in any case, comments on lines of
-		// their own, and a dot in a section's name means nothing.
-		how := ini.LoadOptions{InsensitiveKeys: true, IgnoreInlineComment: true, ChildSectionDelimiter: "\x00"}
+		// As Python's configparser reads it: keys in any case, and a dot in a section's
+		// name means nothing. A comment behind a value has a space in front.
+		how := ini.LoadOptions{InsensitiveKeys: true, SpaceBeforeInlineComment: true, ChildSectionDelimiter: "\x00"}
 		if file, err = ini.LoadSources(how, path); err != nil {
 			return config{}, fmt.Errorf("config %s: %w", path, err)
 		}
@@ -109,12 +109,14 @@ func readConfig(path string, getenv func(string) string, base machines.Options) 
 	}
 	c.Root = filepath.Clean(c.Root)
 	if len(c.Platforms) == 0 {
-		p := platform{Name: hostPlatform(base.Driver), Machines: base, PythonVersion: defaultPython}
+		p := platform{Name: hostPlatform(base.Driver), Machines: base}
 		p.setPython("")
 		c.Platforms = []platform{p}
 	}
 	return c, nil
 }
+
+var goodPython = regexp.MustCompile(`^3\.\d{1,2}(\.\d{1,2})?$`)
 
 // keyReader reads the keys of a section and remembers the first fault.
 type keyReader struct {
@@ -195,7 +197,7 @@ func (c *config) readMain(section *ini.Section) error {
 // readPlatform reads [platform NAME] and [platform NAME VARIANT]; a variant has the
 // keys of its platform where it has none of its own.
 func (c *config) readPlatform(file *ini.File, section *ini.Section, words []string, base machines.Options) error {
-	p := platform{Name: words[0], Machines: base, PythonVersion: defaultPython}
+	p := platform{Name: words[0], Machines: base}
 	sections := []*ini.Section{section}
 	if len(words) == 2 {
 		p.Variant = words[1]
@@ -251,7 +253,7 @@ func (c *config) readPlatform(file *ini.File, section *ini.Section, words []stri
 		k.number("ready", 0, c.Total, &p.Ready)
 		k.oneOf("python", &python, "debian", "guest")
 		k.text("python_version", func(value string) error {
-			if p.PythonVersion = value; !regexp.MustCompile(`^3\.\d{1,2}(\.\d{1,2})?$`).MatchString(value) {
+			if p.PythonVersion = value; !goodPython.MatchString(value) {
 				return fmt.Errorf("3.N or 3.N.N")
 			}
 			return nil

@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -58,7 +59,7 @@ func TestAConfigurationHasPlatformsAndVariants(t *testing.T) {
 	c, err := readConfig(iniFile(t, `# a comment
 [config]
 PYTI_SLAVE_ROOT = /srv/pyti
-index = /srv/wheels
+index = /srv/wheels#a ; not a comment before the space
 timeout = 90s
 drain = 5m
 poll = 50ms
@@ -84,16 +85,16 @@ driver = libvirt
 image = `+kernel+`
 `), environment(""), machines.Options{Driver: "local"})
 	require.NoError(t, err)
-	assert.Equal(t, "/srv/wheels", c.Index)
+	assert.Equal(t, "/srv/wheels#a", c.Index)
 	assert.Equal(t, []time.Duration{90 * time.Second, 5 * time.Minute, 50 * time.Millisecond}, []time.Duration{c.Timeout, c.Drain, c.Poll})
-	debian := platform{Name: "linux-debian", Machines: machines.Options{Driver: "libvirt", URI: "qemu:///system"}, Memory: 512 << 20, CPUs: 2, Python: "debian", PythonVersion: "3.11", Ready: 1}
+	debian := platform{Name: "linux-debian", Machines: machines.Options{Driver: "libvirt", URI: "qemu:///system"}, Memory: 512 << 20, CPUs: 2, Python: "debian", Ready: 1}
 	small := debian
 	small.Variant, small.Memory, small.PythonVersion = "small", 128<<20, "3.12"
 	assert.Equal(t, []platform{
 		debian, small,
-		{Name: "linux.2", Machines: machines.Options{Driver: "local"}, Python: "guest", PythonVersion: "3.11"},
-		{Name: "own", Machines: machines.Options{Driver: "libvirt"}, Kernel: kernel, Initrd: kernel, Cmdline: "quiet x=1", Python: "guest", PythonVersion: "3.11"},
-		{Name: "disk", Machines: machines.Options{Driver: "libvirt"}, Image: kernel, Python: "guest", PythonVersion: "3.11"},
+		{Name: "linux.2", Machines: machines.Options{Driver: "local"}, Python: "guest"},
+		{Name: "own", Machines: machines.Options{Driver: "libvirt"}, Kernel: kernel, Initrd: kernel, Cmdline: "quiet x=1", Python: "guest"},
+		{Name: "disk", Machines: machines.Options{Driver: "libvirt"}, Image: kernel, Python: "guest"},
 	}, c.Platforms)
 	standard := vm.Spec{Kernel: "k", Memory: 192 << 20}
 	assert.Equal(t, vm.Spec{Kernel: "k", Memory: 512 << 20, CPUs: 2}, c.Platforms[0].spec(standard))
@@ -136,9 +137,24 @@ func TestWhereNoPlatformIsConfiguredThereIsOne(t *testing.T) {
 	t.Parallel()
 	c, err := readConfig("", environment("/r"), machines.Options{Driver: "libvirt"})
 	require.NoError(t, err)
-	assert.Equal(t, []platform{{Name: "linux-debian", Machines: machines.Options{Driver: "libvirt"}, Python: "debian", PythonVersion: "3.11"}}, c.Platforms)
+	assert.Equal(t, []platform{{Name: "linux-debian", Machines: machines.Options{Driver: "libvirt"}, Python: "debian"}}, c.Platforms)
 	c, err = readConfig("", environment("/r"), machines.Options{})
 	require.NoError(t, err)
 	assert.Regexp(t, "^linux", c.Platforms[0].Name)
 	assert.Equal(t, "guest", c.Platforms[0].Python)
+}
+
+func TestTheConfigurationInTheReadmeIsOne(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, block, ok := strings.Cut(string(text), "```ini\n")
+	require.True(t, ok)
+	block, _, _ = strings.Cut(block, "```")
+	block = strings.ReplaceAll(block, "/srv/debian.qcow2", iniFile(t, "a disk"))
+	c, err := readConfig(iniFile(t, block), environment(""), machines.Options{})
+	require.NoError(t, err)
+	assert.Equal(t, []any{"/srv/pyti", 3, defaultIndex, defaultTimeout, defaultDrain, defaultPoll}, []any{c.Root, c.Total, c.Index, c.Timeout, c.Drain, c.Poll})
+	require.Len(t, c.Platforms, 2)
+	assert.Equal(t, []any{"linux-debian", "small", int64(192 << 20), "debian"}, []any{c.Platforms[1].Name, c.Platforms[1].Variant, c.Platforms[1].Memory, c.Platforms[1].Python})
 }
