@@ -26,30 +26,35 @@ var (
 )
 
 // debianPython gives an image of a root tree with Debian's Python, which the
-// caller closes. The tree is made once, below the user's cache folder, of packages
+// caller closes, and the Python's version, such as "3.11". The tree is made once, below the user's cache folder, of packages
 // that are downloaded and unpacked, never installed: it takes no root. To have newer
 // packages, remove it.
-func debianPython(ctx context.Context, images *diskio.Cache) (*diskio.Image, error) {
+func debianPython(ctx context.Context, images *diskio.Cache) (_ *diskio.Image, version string, err error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
-		return nil, fmt.Errorf("python = debian: %w", err)
+		return nil, "", fmt.Errorf("python = debian: %w", err)
 	}
 	home := filepath.Join(cache, "bullpen-pyti")
 	if err := os.MkdirAll(home, 0o755); err != nil {
-		return nil, fmt.Errorf("python = debian: %w", err)
+		return nil, "", fmt.Errorf("python = debian: %w", err)
 	}
 	lock, err := flock.Wait(ctx, filepath.Join(home, "lock"), os.O_CREATE|os.O_RDWR, syscall.LOCK_EX)
 	if err != nil {
-		return nil, fmt.Errorf("python = debian: %w", err)
+		return nil, "", fmt.Errorf("python = debian: %w", err)
 	}
 	defer lock.Unlock()
 	tree := filepath.Join(home, "debian-python")
 	if _, err := os.Stat(tree); err != nil {
 		if err := unpackDebian(ctx, home, tree); err != nil {
-			return nil, fmt.Errorf("python = debian: %w; a platform whose machines have Python says python = guest", err)
+			return nil, "", fmt.Errorf("python = debian: %w; a platform whose machines have Python says python = guest", err)
 		}
 	}
-	return images.Pack(ctx, diskio.Folder(tree), &diskio.PackOptions{Label: "debian-python"})
+	pythons, _ := filepath.Glob(filepath.Join(tree, "usr/bin/python3.[0-9]*")) // the pattern is good
+	if len(pythons) == 0 {
+		return nil, "", fmt.Errorf("python = debian: no python3 in %s: remove it to have it made anew", tree)
+	}
+	image, err := images.Pack(ctx, diskio.Folder(tree), &diskio.PackOptions{Label: "debian-python"})
+	return image, strings.TrimPrefix(filepath.Base(pythons[0]), "python"), err
 }
 
 // unpackDebian makes the tree; it appears whole or not at all.
