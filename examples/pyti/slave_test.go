@@ -30,8 +30,13 @@ func meet(dir, name string, others ...string) string {
 	return fmt.Sprintf("echo x >>%s/%s; %strue", dir, name, wait)
 }
 
-func exists(path string) func() bool {
-	return func() bool { _, err := os.Stat(path); return err == nil }
+// begun reports whether the recipe that meets under that path has begun: it has
+// when its line is written, not when the file is there.
+func begun(path string) func() bool {
+	return func() bool {
+		text, err := os.ReadFile(path)
+		return err == nil && len(text) > 0
+	}
 }
 
 func TestASlaveAnswersEachRequestBesideIt(t *testing.T) {
@@ -85,7 +90,7 @@ func TestARequestOfASlaveThatIsKilledIsTakenAgain(t *testing.T) {
 	h.recipe("wait", meet(meeting, "begun", "go"))
 	first := h.slave()
 	h.drop("r", ask("plain", "null", "wait", "null"))
-	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	eventually(t, "the recipe begins", begun(filepath.Join(meeting, "begun")))
 	require.NoError(t, first.Process.Kill())
 	first.end()
 	require.Len(t, h.queue(), 1, "the dead slave's claim")
@@ -121,13 +126,13 @@ func TestARequestThatKillsItsSlavesIsGivenUp(t *testing.T) {
 	meeting := t.TempDir()
 	h.recipe("wait", meet(meeting, "begun", "never"))
 	h.drop("r", ask("plain", "null", "wait", "null"))
-	begun := ""
+	lines := ""
 	for range mostAttempts {
 		p := h.slave()
-		begun += "x\n"
+		lines += "x\n"
 		eventually(t, "the recipe begins again", func() bool {
 			text, err := os.ReadFile(filepath.Join(meeting, "begun"))
-			return err == nil && string(text) == begun
+			return err == nil && string(text) == lines
 		})
 		require.NoError(t, p.Process.Kill())
 		p.end()
@@ -147,7 +152,7 @@ func TestSIGTERMLetsWhatRunsFinish(t *testing.T) {
 	h.recipe("wait", meet(meeting, "begun", "go"))
 	p := h.slave()
 	h.drop("r", ask("plain", "null", "wait", "null"))
-	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	eventually(t, "the recipe begins", begun(filepath.Join(meeting, "begun")))
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
 	h.drop("late", ask("plain", "null", "wait", "null"))
 	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
@@ -174,7 +179,7 @@ func TestSIGTERMAbortsWhatTakesTooLongWithAnAnswer(t *testing.T) {
 	h.recipe("wait", meet(meeting, "begun", "never"))
 	p := h.slave()
 	h.drop("r", ask("plain", "null", "wait", "null"))
-	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	eventually(t, "the recipe begins", begun(filepath.Join(meeting, "begun")))
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
 	assert.Equal(t, 0, p.end(), p.errout.String())
 	r := h.answer("r")
@@ -192,7 +197,7 @@ func TestASecondSignalDoesNotWait(t *testing.T) {
 	h.recipe("wait", meet(meeting, "begun", "never"))
 	p := h.slave()
 	h.drop("r", ask("plain", "null", "wait", "null"))
-	eventually(t, "the recipe begins", exists(filepath.Join(meeting, "begun")))
+	eventually(t, "the recipe begins", begun(filepath.Join(meeting, "begun")))
 	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, p.Process.Signal(os.Interrupt))
 	assert.Equal(t, 0, p.end(), p.errout.String())
@@ -244,12 +249,12 @@ func TestTotalVMsIsHowManyMachinesThereAreAndTheNumberFreeIsStored(t *testing.T)
 		h.drop(name, ask("plain", "null", name, "null"))
 	}
 	p := h.slave()
-	begun := func() int {
+	count := func() int {
 		found, err := filepath.Glob(filepath.Join(meeting, "r*"))
 		require.NoError(t, err)
 		return len(found)
 	}
-	eventually(t, "two machines are in use", func() bool { return begun() == 2 })
+	eventually(t, "two machines are in use", func() bool { return count() == 2 })
 	var v vmState
 	eventually(t, "the state says so", func() bool {
 		text, err := os.ReadFile(h.path(fmt.Sprintf("state/%d.json", p.Process.Pid)))
@@ -257,7 +262,7 @@ func TestTotalVMsIsHowManyMachinesThereAreAndTheNumberFreeIsStored(t *testing.T)
 		return err == nil && json.Unmarshal(text, &v) == nil && v.Free == 0 && len(v.Machines) == 2 && v.Machines[0].State == "held" && v.Machines[1].State == "held"
 	})
 	assert.Equal(t, 2, v.TotalVMs)
-	assert.Equal(t, 2, begun(), "a third has begun with two machines")
+	assert.Equal(t, 2, count(), "a third has begun with two machines")
 	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
 	for i := range 4 {
 		r := h.answer(fmt.Sprint("r", i))
