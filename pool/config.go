@@ -78,7 +78,8 @@ type Host struct {
 	// Properties are told to the guests; a template's go over them.
 	Properties map[string]string
 	// Keepalive is how often the host's ready machines are asked whether they
-	// are there; one that does not answer is replaced. Zero: they are not.
+	// are there, and their template's Probe whether they are ready; one that
+	// does not answer or is not is replaced. Zero: they are not.
 	Keepalive time.Duration
 }
 
@@ -115,7 +116,9 @@ type Template struct {
 	// MostAge is the age above which a machine that nobody uses is made anew;
 	// zero: no limit. Machines in use are never touched for their age.
 	MostAge time.Duration
-	// Weight is how many slots a machine takes; zero: 1.
+	// Weight is how many slots a machine takes; zero: 1. For the first waiter
+	// that needs more slots than any host has free, slots of one host are kept
+	// free as they come, so that lighter machines do not overtake it for ever.
 	Weight int
 	// Locks are named locks of Config.Locks that a machine holds while it
 	// exists.
@@ -197,6 +200,7 @@ type Want struct {
 	// Timeout bounds the wait beside the context; zero: the context alone.
 	Timeout time.Duration
 	// Avoid are names of hosts or machines that are taken only when no other
-	// is free or can be made.
+	// is free or can be made. While another is made the call lets later ones
+	// have what it avoids.
 	Avoid []string
 }

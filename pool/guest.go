@@ -25,6 +25,7 @@ type Guest struct {
 	queued     time.Duration
 	boot       time.Duration
 
+	charge   int // machines of its account's quota
 	released atomic.Bool
 	loan     *borrowed                // of a guest that another process lends; unit is nil then
 	reported atomic.Pointer[reported] // what a borrower said of the machine
@@ -49,6 +50,9 @@ func newGuest(ctx context.Context, u *unit, w *wait, now time.Time) *Guest {
 		g.queued = now.Sub(w.since)
 	}
 	g.raw = u.machine
+	if w.charged > 0 {
+		g.charge = 1
+	}
 	u.guest = g
 	return g
 }

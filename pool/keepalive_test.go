@@ -1,7 +1,10 @@
 package pool
 
 import (
+	"context"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -62,5 +65,93 @@ func TestKeepaliveTakesNoMachineAwayFromItsGuest(t *testing.T) {
 		require.Equal(t, 1, w.Stats().Held)
 		require.Zero(t, w.Stats().Failures)
 		w.release(g)
+	})
+}
+
+func TestAReadyMachineWhoseProbeFailsLaterIsReplaced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		bad := map[vm.ID]bool{}
+		var mu sync.Mutex
+		w := start(t, Config{Hosts: []Host{{Slots: 2, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Ready: 1, Probe: func(_ context.Context, m vm.Machine) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if bad[m.ID()] {
+				return errTest
+			}
+			return nil
+		}}}}, hypervisor("h"))
+		defer w.finish()
+		time.Sleep(10 * time.Second)
+		name := w.Guests()[0].Name
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, name, w.Guests()[0].Name)
+		mu.Lock()
+		bad[vm.ID(name)] = true
+		mu.Unlock()
+		time.Sleep(5 * time.Minute)
+		require.Equal(t, 1, w.Stats().Ready)
+		require.NotEqual(t, name, w.Guests()[0].Name)
+		require.EqualValues(t, 1, w.Stats().Failures)
+		require.Equal(t, 2, w.hyper[0].Made())
+	})
+}
+
+func TestAMachineIsNotHandedOutWhileItsProbeRunsAndNoGuestIsProbed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var p *Pool
+		probes := 0
+		w := start(t, Config{Hosts: []Host{{Slots: 1, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Ready: 1, Idle: IdleFor(10 * time.Minute), Probe: func(context.Context, vm.Machine) error {
+			probes++
+			time.Sleep(10 * time.Second)
+			for _, g := range p.Guests() {
+				if g.State == "held" {
+					t.Error("a guest is probed")
+				}
+			}
+			return nil
+		}}}}, hypervisor("h"))
+		p = w.Pool
+		defer w.finish()
+		time.Sleep(20 * time.Second)
+		require.Equal(t, 1, probes)
+		time.Sleep(time.Minute - 15*time.Second)
+		synctest.Wait()
+		require.Equal(t, 2, probes)
+		require.Equal(t, 1, w.Stats().Renewing)
+		began := time.Now()
+		g := w.acquire(Want{})
+		require.Positive(t, time.Since(began), "the probe is waited for")
+		require.LessOrEqual(t, time.Since(began), 10*time.Second)
+		time.Sleep(10 * time.Minute)
+		require.Equal(t, 2, probes)
+		require.Equal(t, 1, w.hyper[0].Made(), "none is made beside")
+		w.release(g)
+	})
+}
+
+func TestProbesDoNotKeepAMachineFromBeingIdle(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Hosts: []Host{{Slots: 1, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Idle: IdleFor(5 * time.Minute), Probe: func(context.Context, vm.Machine) error { return nil }}}}, hypervisor("h"))
+		defer w.finish()
+		w.release(w.acquire(Want{}))
+		time.Sleep(7 * time.Minute)
+		require.Zero(t, w.hyper[0].Count())
+	})
+}
+
+func TestAProbeThatRunsWhenThePoolClosesEnds(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		again := false
+		w := start(t, Config{Hosts: []Host{{Slots: 1, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Ready: 1, Probe: func(ctx context.Context, _ vm.Machine) error {
+			if again {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			again = true
+			return nil
+		}}}}, hypervisor("h"))
+		time.Sleep(2 * time.Minute)
+		require.Equal(t, 1, w.Stats().Renewing)
+		w.finish()
 	})
 }

@@ -335,6 +335,7 @@ func (p *Pool) settle(u *unit, began time.Time, err error) {
 			p.destroy(u, "its boot or renewal failed")
 		}
 	}
+	p.letIn(u, now)
 	p.plan(now)
 	p.unlock()
 }

@@ -52,6 +52,7 @@ type Pool struct {
 	lend     lender
 
 	avail, vacant []int // scratch of plan
+	hoarded       *host // whose slots the first waiter that needs several of them gets
 
 	watched bool
 	telling bool

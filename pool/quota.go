@@ -47,12 +47,16 @@ func (p *Pool) enter(w *wait) bool {
 		a.short = append(a.short, w)
 		return false
 	}
+	if p.elsewhere(w, w.since) {
+		return false
+	}
 	return p.q.Add(&w.q)
 }
 
 // refund gives back what a wait was charged and did not get, or takes it out of
 // those that wait for their quota. It is idempotent.
 func (p *Pool) refund(w *wait, now time.Time) {
+	w.eager = nil
 	a := p.accounts[w.want.Account]
 	if a == nil {
 		return
@@ -83,16 +87,31 @@ func (p *Pool) credit(name string, n int, now time.Time) {
 	}
 }
 
-// charged is what the guest counts for.
-func (g *Guest) charged() int {
-	if _, ok := g.unit.pool.config.Quotas[g.want.Account]; ok {
-		return 1
+// requota goes by new quotas: who waited for an old one may be let in, or refused
+// for good. The caller holds p.mu.
+func (p *Pool) requota(now time.Time) {
+	for name, a := range p.accounts {
+		for _, w := range slices.Clone(a.short) {
+			if n, ok := p.quota(w); ok && w.q.Need > n {
+				w.err = fmt.Errorf("%w since the pool was changed: the quota of account %s is %d", ErrImpossible, name, n)
+				a.short = slices.DeleteFunc(a.short, func(v *wait) bool { return v == w })
+				w.over()
+			}
+		}
+		p.credit(name, 0, now)
 	}
-	return 0
 }
 
-// outside says that a wait is not in the queue for its account's quota.
+// charged is what the guest counts for. An account that had no quota when the
+// guest was handed out is not charged for it, whatever Reload has changed since.
+func (g *Guest) charged() int { return g.charge }
+
+// outside says why a wait is not in the queue: for its account's quota, or for a
+// machine that is made for it where it avoids nothing.
 func (p *Pool) outside(w *wait) string {
+	if w.eager != nil {
+		return "a machine is made on " + w.eager.host.Name + ", for free ones are to be avoided"
+	}
 	a := p.accounts[w.want.Account]
 	if a == nil || !slices.Contains(a.short, w) {
 		return ""

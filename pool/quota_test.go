@@ -49,3 +49,56 @@ func TestAnAccountHasNoMoreThanItsQuotaAndStopsNobodyElse(t *testing.T) {
 		w.mu.Unlock()
 	})
 }
+
+func TestReloadChangesQuotas(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		c := Config{Templates: one("a"), Hosts: []Host{{Slots: 4}}}
+		w := start(t, c, hypervisor("h"))
+		defer w.finish()
+		c.Hosts[0].Driver = w.drivers[0]
+		quotas := func(q map[string]int) {
+			c.Quotas = q
+			require.NoError(t, w.Reload(c))
+		}
+		before := w.acquire(Want{Account: "dev"})
+		quotas(map[string]int{"dev": 1})
+		first := w.acquire(Want{Account: "dev"})
+		w.release(before) // it did not count
+		second, err := w.Request(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.False(t, second.Progress().Over)
+		quotas(map[string]int{"dev": 2})
+		g2, err := second.Wait(t.Context())
+		require.NoError(t, err, "more is let in")
+		third, err := w.Request(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		quotas(map[string]int{"dev": 1})
+		w.release(first)
+		synctest.Wait()
+		require.False(t, third.Progress().Over, "less counts from now on")
+		quotas(nil)
+		g3, err := third.Wait(t.Context())
+		require.NoError(t, err, "none lets all in")
+		fourth, err := w.Request(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		g4, err := fourth.Wait(t.Context())
+		require.NoError(t, err)
+		w.release(g2)
+		quotas(map[string]int{"dev": 1})
+		g5 := w.acquire(Want{Account: "dev"})
+		fifth, err := w.Request(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		synctest.Wait()
+		require.False(t, fifth.Progress().Over)
+		quotas(map[string]int{"dev": 0})
+		_, err = fifth.Wait(t.Context())
+		require.ErrorIs(t, err, ErrImpossible)
+		for _, g := range []*Guest{g3, g4, g5} {
+			w.release(g)
+		}
+		w.mu.Lock()
+		require.Empty(t, w.accounts, "nothing is counted any more")
+		w.mu.Unlock()
+	})
+}

@@ -14,8 +14,8 @@ import (
 // errRetired ends boots and renewals of machines that have no place any more.
 var errRetired = errors.New("its host, template or slot is not in the configuration any more")
 
-// Reload takes over the hosts, templates, locks, Poll, Drain and Kept of c; the
-// other fields stay as they are, and Name may not differ. After an error nothing
+// Reload takes over the hosts, templates, locks, quotas, Poll, Drain and Kept of c;
+// the other fields stay as they are, and Name may not differ. After an error nothing
 // has changed.
 //
 // What a template's machines are made from (all but Ready, Most, Idle, MostUses,
@@ -25,6 +25,8 @@ var errRetired = errors.New("its host, template or slot is not in the configurat
 // them after. Those who wait for what cannot be had any more are told so.
 // EventRetired says that no machine of a removed host is left; its driver may be
 // closed then.
+//
+// Guests that an account had before it had a quota do not count against it.
 func (p *Pool) Reload(c Config) error {
 	fail := func(err error) error { return &OpError{Op: "reload", What: p.config.Name, Err: err} }
 	if c.Name == "" {
@@ -44,11 +46,13 @@ func (p *Pool) Reload(c Config) error {
 	}
 	now := time.Now()
 	p.config.Locks, p.config.Poll, p.config.Drain, p.config.Kept = c.Locks, c.Poll, c.Drain, c.Kept
+	p.config.Quotas = c.Quotas
 	p.reloadTemplates(c.Templates)
 	p.reloadHosts(c.Hosts)
 	p.join()
 	p.retire()
 	p.refuseImpossible(now)
+	p.requota(now)
 	p.wake(now)
 	p.plan(now)
 	return nil

@@ -330,3 +330,40 @@ func TestHeavyMachinesTakeSeveralSlots(t *testing.T) {
 		require.ErrorIs(t, err, ErrImpossible)
 	})
 }
+
+// There is always one who wants a light machine at the moment one slot comes free.
+func TestAHeavyMachineIsNotOvertakenByLightOnesForEver(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{
+			Templates: []Template{{Name: "big", Weight: 2}, {Name: "small"}, {Name: "other"}}, Hosts: []Host{{Slots: 3}, {Slots: 2}},
+		}, hypervisor("h1"), hypervisor("h2"))
+		defer w.finish()
+		ctx, stop := context.WithCancel(t.Context())
+		var all sync.WaitGroup
+		for i := range 12 {
+			all.Go(func() {
+				for ctx.Err() == nil {
+					g, err := w.Acquire(ctx, Want{Template: []string{"small", "other"}[i%2]})
+					if err != nil {
+						return
+					}
+					time.Sleep(time.Duration(3+i) * time.Second)
+					assert.NoError(t, g.Release(t.Context(), nil))
+				}
+			})
+		}
+		time.Sleep(time.Minute)
+		for range 5 {
+			g, err := w.Acquire(t.Context(), Want{Template: "big", Timeout: 2 * time.Minute})
+			require.NoError(t, err)
+			time.Sleep(10 * time.Second)
+			require.NoError(t, w.consistent())
+			w.release(g)
+		}
+		before := w.Stats().Grants
+		time.Sleep(time.Minute)
+		require.Greater(t, w.Stats().Grants, before+20, "the light ones go on")
+		stop()
+		all.Wait()
+	})
+}

@@ -154,6 +154,7 @@ type unit struct {
 	waiter      vm.Waiter   // of the machine waited; nil: it is none
 	waited      vm.Machine
 	guest       *Guest
+	eager       []*wait // those that wait for it rather than take what they avoid
 	keptUntil   time.Time
 	keptFor     string
 	recycle     bool // make it anew rather than revert it
@@ -205,6 +206,7 @@ type wait struct {
 	unit1   [1]*unit // room for granted and handed of those who want one
 	guest1  [1]*Guest
 	err     error   // why it was refused
+	eager   *unit   // it is outside the queue until this one is made or not
 	charged int     // machines counted against its account's quota, not handed out yet
 	ticket  *Ticket // of a Request
 }
