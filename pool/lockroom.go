@@ -52,6 +52,12 @@ func (r *lockRoom) evict(p *Pool, classes []*class, now time.Time) (u *unit, lea
 	return nil, false
 }
 
+// blocks reports whether a machine of the template was refused a lock that the unit
+// has: who gives the unit back had better give the lock back too.
+func (u *unit) blocks(t *template, now time.Time) bool {
+	return t != u.template && len(u.extra) > 0 && !t.locked.Over(now) && slices.Contains(u.template.Locks, t.locked.For)
+}
+
 func spare(u *unit) bool { return u.template.free() > u.template.Ready }
 
 // lockError says which lock others have.

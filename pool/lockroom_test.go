@@ -53,5 +53,6 @@ func TestAMachineInUseKeepsItsLock(t *testing.T) {
 		begun := time.Now()
 		w.release(<-got)
 		require.Less(t, time.Since(begun), 10*time.Second, "it is tried as soon as the lock is free")
+		require.Equal(t, 2, h.Made(), "the machine that was given back was not made anew only to make way")
 	})
 }
