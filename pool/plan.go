@@ -21,6 +21,7 @@ func (p *Pool) plan(now time.Time) {
 		}
 	}
 	planned := false
+	p.hoarded = nil
 	if p.q.Waiting() > 0 && p.mayHelp(now) {
 		planned = true
 		copyInflight()
@@ -127,6 +128,9 @@ func (p *Pool) planWaiters(now time.Time) {
 				}
 				continue
 			}
+			if p.hoarded == nil {
+				p.hoarded = p.hoard(classes, now)
+			}
 			return queue.SkipDemand
 		}
 		return queue.Go
@@ -145,13 +149,43 @@ func (p *Pool) expectVacancy(classes []*class, now time.Time) bool {
 	for _, c := range classes {
 		pl := p.places[c.Index()]
 		for _, h := range pl.hosts {
-			if !pl.template.existing() && p.vacant[h.index] >= pl.template.Weight && p.able(pl, h, now) {
+			if h != p.hoarded && !pl.template.existing() && p.vacant[h.index] >= pl.template.Weight && p.able(pl, h, now) {
 				p.vacant[h.index] -= pl.template.Weight
 				return true
 			}
 		}
 	}
 	return false
+}
+
+// hoard gives the host whose slots come together for a machine of the classes
+// that is heavier than one: the one that lacks the fewest, then the first. Lighter
+// machines would take each slot as it comes free, and the heavy one would never
+// have two of them.
+func (p *Pool) hoard(classes []*class, now time.Time) *host {
+	var best *host
+	most := -1
+	for _, c := range classes {
+		pl := p.places[c.Index()]
+		if pl.template.existing() || pl.template.Weight < 2 {
+			continue
+		}
+		for _, h := range pl.hosts {
+			if h.Slots < pl.template.Weight || !p.able(pl, h, now) {
+				continue
+			}
+			free := h.Slots - h.used
+			for _, u := range h.slots {
+				if u != nil && u.state == destroying {
+					free++
+				}
+			}
+			if free > most {
+				best, most = h, free
+			}
+		}
+	}
+	return best
 }
 
 // evict chooses free machines on one host whose slots together make room for a
@@ -232,7 +266,7 @@ func (p *Pool) pick(places []*place, now time.Time, avoid []string) (*place, *ho
 	var bestBad bool
 	for _, pl := range places {
 		for _, h := range pl.hosts {
-			if h.used+pl.template.Weight > h.Slots || !p.able(pl, h, now) {
+			if h.used+pl.template.Weight > h.Slots || h == p.hoarded || !p.able(pl, h, now) {
 				continue
 			}
 			bad := len(avoid) > 0 && slices.Contains(avoid, h.Name)
@@ -250,7 +284,7 @@ func less(a, b *host) bool {
 }
 
 // begin makes a unit and lets it look for a slot.
-func (p *Pool) begin(pl *place, h *host, now time.Time) {
+func (p *Pool) begin(pl *place, h *host, now time.Time) *unit {
 	u := &unit{pool: p, host: h, template: pl.template, place: pl, state: gone, since: now}
 	u.item.Value, u.item.Class = u, pl.class
 	u.renew = func() { p.renew(u) }
@@ -268,6 +302,7 @@ func (p *Pool) begin(pl *place, h *host, now time.Time) {
 	p.units[u] = struct{}{}
 	u.set(claiming, now)
 	p.wg.Go(func() { p.boot(u) })
+	return u
 }
 
 // yields reports whether the slot of a unit that was given back is better used
@@ -281,7 +316,7 @@ func (p *Pool) yields(u *unit, now time.Time) bool {
 	for i, pl := range p.places {
 		p.avail[i] = pl.inflight
 	}
-	yields := false
+	yields, hoarding := false, false
 	p.q.Walk(func(qw *queue.Waiter[*unit, *wait]) queue.Next {
 		for lacks := qw.Lacks(); lacks > 0; lacks-- {
 			if p.expect(qw.Demand.Classes()) {
@@ -297,6 +332,12 @@ func (p *Pool) yields(u *unit, now time.Time) bool {
 					return queue.Stop
 				}
 				if u.host.places[pl.template] == pl && !pl.template.existing() && u.template.Weight >= pl.template.Weight && p.able(pl, u.host, now) {
+					yields = true
+					return queue.Stop
+				}
+			}
+			if h := p.hoard(qw.Demand.Classes(), now); h != nil && !hoarding {
+				if hoarding = true; h == u.host {
 					yields = true
 					return queue.Stop
 				}
