@@ -30,8 +30,8 @@ type config struct {
 
 	// Poll is the pause between two looks at a request, in seconds; 0: 5.
 	Poll float64 `json:"poll_seconds"`
-	// Respawns is how often workers may fail one after the other with no test ended
-	// between; 0: three times as many as there are appliances, at least 5.
+	// Respawns is how often a worker may fail one time after the other, with no group
+	// done between, before it is given up; 0: 3.
 	Respawns int `json:"respawns"`
 	// Backoff is the pause before a worker is started again, in seconds, doubled
 	// each time; 0: 1.
@@ -189,12 +189,15 @@ func (c *config) checkRest(bad func(string, any, string) error) error {
 	case c.Poll < 0:
 		return bad("poll_seconds", c.Poll, "0 (5) or more")
 	case c.Respawns < 0:
-		return bad("respawns", c.Respawns, "0 (three for each appliance) or more")
+		return bad("respawns", c.Respawns, "0 (3) or more")
 	case c.Backoff < 0:
 		return bad("backoff_seconds", c.Backoff, "0 (1) or more")
 	}
 	if c.Suite.Timeout == 0 {
 		c.Suite.Timeout = 600
+	}
+	if c.Respawns == 0 {
+		c.Respawns = defaultRespawns
 	}
 	if c.Poll == 0 {
 		c.Poll = 5

@@ -52,7 +52,7 @@ func TestABadConfigurationIsRefusedWithFieldValueAndRule(t *testing.T) {
 		{`["r"]`, `[""]`}: "suite.run is empty, want a program and its arguments",
 		{`["r"]`, `["r"], "timeout_seconds": -1`}:     "suite.timeout_seconds is -1, want 0 (600) or more",
 		{`"suite"`, `"poll_seconds": -1, "suite"`}:    "poll_seconds is -1, want 0 (5) or more",
-		{`"suite"`, `"respawns": -1, "suite"`}:        "respawns is -1, want 0 (three for each appliance) or more",
+		{`"suite"`, `"respawns": -1, "suite"`}:        "respawns is -1, want 0 (3) or more",
 		{`"suite"`, `"backoff_seconds": -1, "suite"`}: "backoff_seconds is -1, want 0 (1) or more",
 		{`"suite"`, `"sute": 1, "suite"`}:             `unknown field "sute"`,
 		{`}}`, `}} x`}:                                "there is more behind the configuration",

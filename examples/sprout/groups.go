@@ -99,7 +99,8 @@ func provider(param string, longestFirst []string) string {
 func (g group) tasks(s suite) []scheduler.Task[string] {
 	all := make([]scheduler.Task[string], len(g.tests))
 	for i, test := range g.tests {
-		all[i] = scheduler.Task[string]{ID: test, Group: g.name, Affinity: g.provider, Timeout: s.timeout(), Payload: test}
+		// They wait as long as others run: the run ends when no worker is left.
+		all[i] = scheduler.Task[string]{ID: test, Group: g.name, Affinity: g.provider, Timeout: s.timeout(), PendingLimit: -1, Payload: test}
 	}
 	return all
 }

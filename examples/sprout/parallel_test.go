@@ -32,6 +32,7 @@ func (p *project) start(args ...string) *harness {
 	h.Env = append(os.Environ(), asProgram+"=1")
 	h.Stdout, h.Stderr = h.out, h.out
 	h.WaitDelay = time.Second
+	h.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as a shell does it
 	require.NoError(p.t, h.Cmd.Start())
 	go func() {
 		defer close(h.ended)
@@ -236,12 +237,13 @@ func TestAnInterruptWhileTestsRunDestroysThePool(t *testing.T) {
 			h := p.start(p.args("-sprout-appliances", count)...)
 			h.until("they run", func() bool { return fmt.Sprint(began()) == count })
 			pids := p.workers()
-			require.NoError(t, h.Process.Signal(os.Interrupt))
+			require.NoError(t, syscall.Kill(-h.Process.Pid, syscall.SIGINT)) // as a terminal does it
 			<-h.ended
 			assert.Equal(t, 2, h.ProcessState.ExitCode())
 			assert.Contains(t, h.out.String(), "3 aborted")
-			for _, pid := range pids {
+			for id, pid := range pids {
 				assert.False(t, alive(pid))
+				assert.Contains(t, p.file("log/"+id+".log"), "the worker ends", "the master ended it, not the terminal")
 			}
 			p.noMachines()
 		})

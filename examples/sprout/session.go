@@ -162,7 +162,7 @@ func (s *session) prepare(ctx context.Context, appliances []appliance, logs stri
 		s.registry.add(a)
 	}
 	s.source = newSource(s.registry)
-	s.source.term, s.source.log = s.term, s.log
+	s.source.term, s.source.log, s.source.respawns = s.term, s.log, s.config.Respawns
 	s.source.replace = func(ctx context.Context, id string, broken appliance, why error) (appliance, error) {
 		a, err := s.pool.Replace(ctx, broken, why)
 		if err == nil {
@@ -216,7 +216,8 @@ func (s *session) runTests(ctx context.Context) (int, error) {
 	grace := stopTimeout + endTimeout
 	schedule, err := scheduler.New(s.source, scheduler.Config{
 		Workers: workers, Order: scheduler.Given, Whole: true, MostFailures: s.options.MaxFail,
-		Respawns: s.config.Respawns, Backoff: seconds(s.config.Backoff), Grace: grace,
+		Respawns: workers*(s.source.respawns+1) + 1, // the source gives workers up before that
+		Backoff:  seconds(s.config.Backoff), Grace: grace,
 		Idle: time.Hour, Logger: s.log,
 	})
 	if err != nil {

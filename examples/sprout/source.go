@@ -22,17 +22,28 @@ type source struct {
 	term    *terminal
 	log     *slog.Logger
 	free    chan string // workers that the scheduler does not have
+	// respawns is how often a worker may fail one time after the other, with no group
+	// done between, before it is given up.
+	respawns int
+	none     chan struct{} // closed when no worker is left
+	noneOnce sync.Once
 
 	mu     sync.Mutex
 	broken map[string]error // appliances, by worker
+	fails  map[string]int   // of workers, one after the other
 	// collection is what all workers are to list; nil: it is not known yet.
 	collection []string
 	// errors of collections, by worker.
 	collectErrors map[string]error
 }
 
+const defaultRespawns = 3
+
 func newSource(r *registry) *source {
-	s := &source{registry: r, broken: map[string]error{}, collectErrors: map[string]error{}}
+	s := &source{
+		registry: r, respawns: defaultRespawns, none: make(chan struct{}),
+		broken: map[string]error{}, fails: map[string]int{}, collectErrors: map[string]error{},
+	}
 	ids := r.ids()
 	s.free = make(chan string, len(ids))
 	for _, id := range ids {
@@ -116,6 +127,7 @@ func (s *source) differs(odd scheduler.OddListing) {
 func (s *source) Worker(ctx context.Context, d scheduler.Demand) (scheduler.Worker[string, event], error) {
 	for {
 		if len(s.registry.ids()) == 0 {
+			s.noneOnce.Do(func() { close(s.none) })
 			return nil, fmt.Errorf("%w: no worker is left", scheduler.ErrImpossible)
 		}
 		id, err := s.take(ctx, d.Avoid)
@@ -123,20 +135,32 @@ func (s *source) Worker(ctx context.Context, d scheduler.Demand) (scheduler.Work
 			return nil, err
 		}
 		x, err := s.ready(ctx, id)
-		switch {
-		case err == nil:
+		if err == nil {
 			return &borrowed{source: s, id: id, executor: x}, nil
-		case errors.Is(err, errNotStarted):
-			s.log.Info("a worker is not started", "why", err)
-			if _, ok := s.registry.appliance(id); ok {
-				s.free <- id
-				return nil, err
-			}
-		default:
-			s.free <- id
-			s.term.message(id, purple, "%v", err)
-			return nil, err
 		}
+		if _, ok := s.registry.appliance(id); !ok {
+			s.log.Info("a worker is not started", "why", err)
+			continue // it was taken out, for good
+		}
+		if ctx.Err() == nil && !errors.Is(err, errNotStarted) {
+			s.term.message(id, purple, "%v", err)
+			s.failed(id)
+		}
+		s.free <- id
+		return nil, err
+	}
+}
+
+// failed counts a failure of a worker, and gives one up that fails again and again:
+// the others go on.
+func (s *source) failed(id string) {
+	s.mu.Lock()
+	s.fails[id]++
+	n := s.fails[id]
+	s.mu.Unlock()
+	if n > s.respawns {
+		s.term.message(id, purple, "is given up: it failed %d times, one after the other", n)
+		s.registry.remove(id)
 	}
 }
 
@@ -167,6 +191,8 @@ func (s *source) take(ctx context.Context, avoid []string) (string, error) {
 				return id, nil
 			}
 			passed = append(passed, id)
+		case <-s.none:
+			return "", fmt.Errorf("%w: no worker is left", scheduler.ErrImpossible)
 		case <-ctx.Done():
 			return "", context.Cause(ctx)
 		}
@@ -266,13 +292,17 @@ func (b *borrowed) Run(ctx context.Context, batch scheduler.Batch[string], emit 
 		}
 	})
 	if err == nil {
+		b.source.mu.Lock()
+		defer b.source.mu.Unlock()
+		delete(b.source.fails, b.id)
 		return nil
-	}
-	if ctx.Err() == nil {
-		b.source.term.message(b.id, purple, "%v", err)
 	}
 	if errors.Is(err, errMachine) {
 		b.source.note(b.id, err)
+	}
+	if ctx.Err() == nil {
+		b.source.term.message(b.id, purple, "%v", err)
+		b.source.failed(b.id)
 	}
 	return scheduler.Infra(err)
 }

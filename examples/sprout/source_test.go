@@ -100,6 +100,7 @@ func newBench(workers int, listing []string, make func(b *bench, id string, n in
 func (b *bench) session(t *testing.T, o options, providers []string) (int, error) {
 	t.Helper()
 	s := &session{options: o, term: b.term, log: nobody, registry: b.registry, source: b.source}
+	s.source.respawns = defaultRespawns
 	s.config.Providers, s.config.Backoff = providers, 0.01
 	s.config.Suite.Timeout = 600
 	return s.runTests(t.Context())
@@ -201,8 +202,8 @@ func TestMostFailuresEndTheRun(t *testing.T) {
 func TestWorkersThatFailAreStartedAgainOnlySoOften(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		b := newBench(1, modules(2), func(_ *bench, id string, _ int) *scripted {
-			return &scripted{id: id, listing: modules(2), run: func(_ context.Context, _ string, tests []string, tell func(event)) error {
+		b := newBench(2, modules(2), func(_ *bench, id string, _ int) *scripted {
+			return &scripted{id: id, listing: modules(2), run: func(context.Context, string, []string, func(event)) error {
 				return errors.New("dead at once")
 			}}
 		})
@@ -210,9 +211,32 @@ func TestWorkersThatFailAreStartedAgainOnlySoOften(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 2, code)
 		spawned, _ := b.registry.counts()
-		assert.LessOrEqual(t, spawned, 6, "the first and five more")
-		assert.GreaterOrEqual(t, spawned, 2)
-		assert.Contains(t, b.out.String(), "errored")
+		assert.LessOrEqual(t, spawned, 2*(1+defaultRespawns))
+		assert.GreaterOrEqual(t, spawned, 4)
+		assert.Contains(t, b.out.String(), "4 errored")
+	})
+}
+
+func TestOneWorkerThatFailsAgainAndAgainIsGivenUpAndTheOthersGoOn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(2, modules(3), func(_ *bench, id string, n int) *scripted {
+			if id == "slave01" { // it lists something else, however often it is started
+				return &scripted{id: id, listing: append(modules(3), "m3::extra")}
+			}
+			return &scripted{id: id, listing: modules(3), run: func(_ context.Context, _ string, tests []string, tell func(event)) error {
+				time.Sleep(24 * time.Hour)
+				return passAll(tests, tell)
+			}}
+		})
+		code, err := b.session(t, options{}, nil)
+		require.NoError(t, err)
+		assert.Zero(t, code, b.out.String())
+		assert.Equal(t, []string{"slave00 m0[no params]", "slave00 m1[no params]", "slave00 m2[no params]"}, b.groups)
+		inOrder(t, b.out.String(), "(slave01) collection differs, respawning: slave01 lists also 1 (m3::extra)", "(slave01) collection differs, respawning", "(slave01) is given up: it failed 4 times", "6 passed")
+		spawned, _ := b.registry.counts()
+		assert.Equal(t, 2+4, spawned)
+		assert.Equal(t, []string{"slave00"}, b.registry.ids())
 	})
 }
 
@@ -292,8 +316,13 @@ func TestABrokenApplianceIsReplacedBeforeItsWorkerGoesOn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(1, modules(2), func(_ *bench, id string, n int) *scripted {
-			if n > 1 {
+			if n > 2 {
 				return nil
+			}
+			if n == 2 { // the worker dies, and its appliance is sound
+				return &scripted{id: id, listing: modules(2), run: func(context.Context, string, []string, func(event)) error {
+					return errors.New("the worker died")
+				}}
 			}
 			return &scripted{id: id, listing: modules(2), run: func(_ context.Context, _ string, tests []string, tell func(event)) error {
 				tell(event{Test: tests[0], Started: true})
@@ -302,7 +331,7 @@ func TestABrokenApplianceIsReplacedBeforeItsWorkerGoesOn(t *testing.T) {
 			}}
 		})
 		b.replace = func(_ context.Context, id string, broken appliance, why error) (appliance, error) {
-			assert.Equal(t, "m0", broken.Name)
+			assert.Equal(t, "m0", broken.Name, "only that one broke")
 			assert.ErrorIs(t, why, errMachine)
 			return appliance{Name: "m9", URL: "https://10.0.0.9/"}, nil
 		}
