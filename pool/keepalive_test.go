@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -98,32 +99,32 @@ func TestAReadyMachineWhoseProbeFailsLaterIsReplaced(t *testing.T) {
 
 func TestAMachineIsNotHandedOutWhileItsProbeRunsAndNoGuestIsProbed(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		var p *Pool
-		probes := 0
+		var p atomic.Pointer[Pool]
+		var probes atomic.Int32
 		w := start(t, Config{Hosts: []Host{{Slots: 1, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Ready: 1, Idle: IdleFor(10 * time.Minute), Probe: func(context.Context, vm.Machine) error {
-			probes++
+			probes.Add(1)
 			time.Sleep(10 * time.Second)
-			for _, g := range p.Guests() {
+			for _, g := range p.Load().Guests() {
 				if g.State == "held" {
 					t.Error("a guest is probed")
 				}
 			}
 			return nil
 		}}}}, hypervisor("h"))
-		p = w.Pool
+		p.Store(w.Pool)
 		defer w.finish()
 		time.Sleep(20 * time.Second)
-		require.Equal(t, 1, probes)
+		require.EqualValues(t, 1, probes.Load())
 		time.Sleep(time.Minute - 15*time.Second)
 		synctest.Wait()
-		require.Equal(t, 2, probes)
+		require.EqualValues(t, 2, probes.Load())
 		require.Equal(t, 1, w.Stats().Renewing)
 		began := time.Now()
 		g := w.acquire(Want{})
 		require.Positive(t, time.Since(began), "the probe is waited for")
 		require.LessOrEqual(t, time.Since(began), 10*time.Second)
 		time.Sleep(10 * time.Minute)
-		require.Equal(t, 2, probes)
+		require.EqualValues(t, 2, probes.Load())
 		require.Equal(t, 1, w.hyper[0].Made(), "none is made beside")
 		w.release(g)
 	})
@@ -141,13 +142,13 @@ func TestProbesDoNotKeepAMachineFromBeingIdle(t *testing.T) {
 
 func TestAProbeThatRunsWhenThePoolClosesEnds(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		again := false
+		var again atomic.Bool
 		w := start(t, Config{Hosts: []Host{{Slots: 1, Keepalive: time.Minute}}, Templates: []Template{{Name: "a", Ready: 1, Probe: func(ctx context.Context, _ vm.Machine) error {
-			if again {
+			if again.Load() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
-			again = true
+			again.Store(true)
 			return nil
 		}}}}, hypervisor("h"))
 		time.Sleep(2 * time.Minute)
