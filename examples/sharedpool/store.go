@@ -88,7 +88,7 @@ func listen(ctx context.Context, address, channel string, told func(key string))
 
 // openEtcd is for the harnesses of many machines that have an etcd.
 func openEtcd(ctx context.Context, endpoint string) (lease.Store, func() error, error) {
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, DialKeepAliveTime: 10 * time.Second})
 	if err != nil {
 		return nil, nil, fmt.Errorf("etcd %s: %w", endpoint, err)
 	}

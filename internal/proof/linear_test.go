@@ -86,7 +86,7 @@ func step(s register, c call, r result) []any {
 func TestSoakOperationsAreLinearizable(t *testing.T) {
 	for _, kind := range kinds {
 		t.Run(kind, func(t *testing.T) {
-			address := ""
+			var address string
 			if kind == "sqlite" {
 				address = filepath.Join(t.TempDir(), "leases.db")
 			} else {

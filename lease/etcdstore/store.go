@@ -29,7 +29,7 @@ const DefaultTimeout = 10 * time.Second
 // ErrDamaged: a record cannot be read. Nothing is granted under its key.
 var ErrDamaged = errors.New("the lease record is damaged")
 
-// Store is a lease.Store over etcd, and a Watcher. Open makes one. It has nothing
+// Store is a lease.Store over etcd, a Watcher and a Claimer. Open makes one. It has nothing
 // to close: who made the client closes it. Safe for concurrent use.
 type Store struct {
 	client  *clientv3.Client
@@ -41,6 +41,7 @@ type Store struct {
 var (
 	_ lease.Store   = (*Store)(nil)
 	_ lease.Watcher = (*Store)(nil)
+	_ lease.Claimer = (*Store)(nil)
 )
 
 // Open gives the Store, and its id a place in etcd when it has none yet.
