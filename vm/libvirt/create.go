@@ -222,14 +222,14 @@ func (d *Driver) fill(ctx context.Context, dir, place string, s vm.Spec, accel a
 }
 
 // kept writes what is known of a new machine into its folder.
-func (desc described) kept(dir string, rec specRecord) (described, error) {
-	if s := desc.spec; s.Secret != "" {
+func (d described) kept(dir string, rec specRecord) (described, error) {
+	if s := d.spec; s.Secret != "" {
 		if err := os.WriteFile(filepath.Join(dir, secretFile), []byte(s.Secret.Reveal()), 0o600); err != nil {
-			return desc, full(err)
+			return d, full(err)
 		}
 	}
-	desc.rec = rec
-	return desc, full(writeRecord(filepath.Join(dir, specFile), rec))
+	d.rec = rec
+	return d, full(writeRecord(filepath.Join(dir, specFile), rec))
 }
 
 // fillFar is fill for another computer, where disks are volumes. The folder here

@@ -259,11 +259,12 @@ func (d described) file(name string) string {
 }
 
 // addDisk adds a virtio disk behind those that are there. No format is ever
-// probed, not even that of a raw disk's absent base.
+// probed, not even that of a raw disk's absent base. Errors are the guest's to
+// see: QEMU would stop it where the host has no room, until somebody makes room.
 func addDisk(dev *libvirtxml.DomainDeviceList, path, format, cache, serial string, readOnly bool, base *libvirtxml.DomainDiskBackingStore) {
 	d := libvirtxml.DomainDisk{
 		Device:       "disk",
-		Driver:       &libvirtxml.DomainDiskDriver{Name: "qemu", Type: format, Cache: cache},
+		Driver:       &libvirtxml.DomainDiskDriver{Name: "qemu", Type: format, Cache: cache, ErrorPolicy: "report"},
 		Source:       &libvirtxml.DomainDiskSource{File: &libvirtxml.DomainDiskSourceFile{File: path}},
 		Target:       &libvirtxml.DomainDiskTarget{Dev: diskName(len(dev.Disks)), Bus: "virtio"},
 		Serial:       serial,

@@ -61,7 +61,7 @@ func TestSoakNothingIsLeftOfAKilledHarnessOnAnEmbeddedDriver(t *testing.T) {
 	require.NoError(t, err)
 	defer os.RemoveAll(dir)
 	uri, root := "qemu:///embed?root="+dir, filepath.Join(dir, "r")
-	for i, k := range moments(need.Soak(t, 4, 20)) {
+	for i, k := range moments(t, need.Soak(t, 4, 20)) {
 		killHarness(t, uri, root, g, k.word, k.after)
 		cmd := exec.Command("/proc/self/exe")
 		cmd.Env = append(os.Environ(), cleanerRole+"="+uri+"\n"+root)

@@ -81,8 +81,11 @@ func (d *daemon) overSSH() string {
 }
 
 // The same suite as of this computer's hypervisors: channels and disks go over
-// the connection.
-func TestConformanceOfADaemonBehindSSH(t *testing.T) {
+// the connection. It is long, so it is for soaks; the tests below are not.
+func TestSoakConformanceOfADaemonBehindSSH(t *testing.T) {
+	if need.Soak(t, 0, 1) == 0 {
+		t.Skip("the whole suite over ssh is run where BULLPEN_SOAK is set")
+	}
 	if !alone(t) {
 		return
 	}

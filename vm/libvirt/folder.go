@@ -167,7 +167,7 @@ func (d *Driver) bury(id vm.ID, dir string) error {
 	dead := filepath.Join(filepath.Dir(dir), deadPrefix+rand.Text())
 	err := os.Rename(dir, dead)
 	if err == nil {
-		err = removeBuried(dead)
+		err = removeBuried(dead, os.RemoveAll)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
@@ -179,10 +179,10 @@ func (d *Driver) bury(id vm.ID, dir string) error {
 // by a folder's handle, or was just writing one (a lost Start, another driver
 // that records an end), may still add one: then it is tried again, and nobody
 // finds the folder anew.
-func removeBuried(dead string) error {
+func removeBuried(dead string, remove func(string) error) error {
 	var err error
 	for wait := time.Millisecond; wait < time.Second; wait *= 2 {
-		if err = os.RemoveAll(dead); !errors.Is(err, syscall.ENOTEMPTY) {
+		if err = remove(dead); !errors.Is(err, syscall.ENOTEMPTY) {
 			return err
 		}
 		time.Sleep(wait)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,17 +172,21 @@ func nothingLeft(t *testing.T, d *Driver) {
 	require.Empty(t, files)
 }
 
-// moments are when a harness is killed: after which word, and how long after.
-func moments(n int) (all []struct {
+// moments are when a harness is killed: after each word in turn, and some random
+// time after it, which the test's log has.
+func moments(t *testing.T, n int) (all []struct {
 	word  string
 	after time.Duration
 }) {
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
 	words := []string{"open", "created", "started", "destroyed"}
 	for i := range n {
 		all = append(all, struct {
 			word  string
 			after time.Duration
-		}{words[i%4], time.Duration(i/4*37%400) * time.Millisecond})
+		}{words[i%4], time.Duration(r.Int64N(int64(400 * time.Millisecond)))})
 	}
 	return all
 }
@@ -191,7 +196,7 @@ func TestSoakNothingIsLeftOfAKilledHarnessOnTheSystem(t *testing.T) {
 		return
 	}
 	d, g := newDaemon(t)
-	for i, k := range moments(need.Soak(t, 4, 50)) {
+	for i, k := range moments(t, need.Soak(t, 4, 50)) {
 		killHarness(t, d.uri(), d.conf().Root, g, k.word, k.after)
 		driver, err := Open(t.Context(), d.conf())
 		require.NoError(t, err, "round %d", i)
