@@ -16,6 +16,7 @@ type bar struct {
 	unit      string  // empty: a ratio
 	fullOnly  bool
 	measure   func(ctx context.Context, full bool) (value float64, note string, err error)
+	end       func() error // of what several bars share; nil: nothing
 }
 
 // table is all bars, by package.

@@ -1,6 +1,9 @@
 // Command peerbench measures Bullpen against its peers and its own bars:
 //
 //	cd internal/peerbench && go run . [-only diskio,lease,pool,scheduler,vm,result] [-full] [-list]
+//	BULLPEN_KERNEL=.../boot/vmlinuz-... go run -tags libvirt_dlopen . -only vm
+//
+// The second also measures real machines, through libvirt's embedded driver.
 //
 // It prints one line a bar: name, value, bar, ok or short, and a note. Smaller is
 // better in all of them. Ratios are medians of pairs that were measured by turns
@@ -24,7 +27,7 @@ import (
 // patience bounds a run of one package's bars without -full.
 const patience = 50 * time.Second
 
-func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+func main() { os.Exit(start()) }
 
 func run(args []string, out, errs io.Writer) int {
 	flags := flag.NewFlagSet("peerbench", flag.ContinueOnError)
@@ -61,8 +64,18 @@ func run(args []string, out, errs io.Writer) int {
 }
 
 // measureAll runs the bars one after the other and gives the exit code.
-func measureAll(ctx context.Context, out io.Writer, chosen []bar, full bool) int {
-	code := 0
+func measureAll(ctx context.Context, out io.Writer, chosen []bar, full bool) (code int) {
+	defer func() {
+		for _, b := range chosen {
+			if b.end == nil {
+				continue
+			}
+			if err := b.end(); err != nil {
+				fmt.Fprintf(out, "%s: %v\n", b.fullName(), err)
+				code = 2
+			}
+		}
+	}()
 	var until time.Time
 	last := ""
 	for _, b := range chosen {

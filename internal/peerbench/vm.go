@@ -12,11 +12,11 @@ import (
 )
 
 func vmBars() []bar {
-	return []bar{
+	return append([]bar{
 		{pkg: "vm", name: "what a guard adds to a call, ns", most: 100, stretch: 40, unit: " ns", measure: vmGuard},
 		{pkg: "vm", name: "allocations that a guard adds", most: 1, stretch: 0.01, measure: vmGuardAllocations},
 		{pkg: "vm", name: "channel round trip, to a pipe's", most: 4, stretch: 2, measure: vmChannel},
-	}
+	}, realBars()...)
 }
 
 // still is a machine that does nothing: what is left is the guard.
