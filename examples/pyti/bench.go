@@ -98,6 +98,9 @@ func (b *bench) pythons(ctx context.Context) error {
 				b.python, b.debian = image, found
 			}
 			version = b.debian
+			if p.PythonVersion != "" && !strings.HasPrefix(p.PythonVersion+".", version+".") {
+				return fmt.Errorf("platform %s: python_version is %q, want %s, Debian's, or python = guest", p.label(), p.PythonVersion, version)
+			}
 		case p.PythonVersion == "" && p.Machines.Driver != "libvirt":
 			out, err := tool(ctx, "", "python3", "-c", "import platform; print(platform.python_version())")
 			if text := strings.TrimSpace(string(out)); err == nil && goodPython.MatchString(text) {

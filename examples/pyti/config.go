@@ -108,12 +108,29 @@ func readConfig(path string, getenv func(string) string, base machines.Options) 
 		return config{}, fmt.Errorf("%s is %q, want an absolute path", from, c.Root)
 	}
 	c.Root = filepath.Clean(c.Root)
+	if err := c.checkReady(); err != nil {
+		return config{}, fmt.Errorf("%s: %w", where, err)
+	}
 	if len(c.Platforms) == 0 {
 		p := platform{Name: hostPlatform(base.Driver), Machines: base}
 		p.setPython("")
 		c.Platforms = []platform{p}
 	}
 	return c, nil
+}
+
+// checkReady: warm machines leave room for the others. On one hypervisor they make
+// room themselves.
+func (c config) checkReady() error {
+	sum, on := 0, map[machines.Options]bool{}
+	for _, p := range c.Platforms {
+		sum += p.Ready
+		on[p.Machines] = true
+	}
+	if sum > c.Total || len(on) > 1 && sum >= c.Total {
+		return fmt.Errorf("ready is %d in all platforms together, want at most total_vms (%d), and less on several hypervisors", sum, c.Total)
+	}
+	return nil
 }
 
 var goodPython = regexp.MustCompile(`^3\.\d{1,2}(\.\d{1,2})?$`)

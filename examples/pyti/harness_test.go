@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 }
 
 // limit bounds one run of the program; it takes one or two seconds.
-const limit = 2 * time.Minute
+const limit = 4 * time.Minute
 
 // home is a root for slaves with a configuration, an index and recipes.
 type home struct {

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -54,7 +53,7 @@ func (b *bench) prepare(ctx context.Context, req request, python string) (_ *pay
 	if p.dists, err = pypi.Resolve(ctx, b.index, want, python, pypi.Linux(python)); err != nil {
 		return nil, err
 	}
-	scratch, err := os.MkdirTemp(filepath.Join(b.conf.Root, "cache"), "unpack-")
+	scratch, err := os.MkdirTemp("", "pyti-unpack-")
 	if err != nil {
 		return nil, err
 	}

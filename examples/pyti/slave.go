@@ -197,5 +197,6 @@ func (s *slave) do(ctx context.Context, c *spool.Claim) record {
 		refused.Message = fmt.Sprintf("given up: %d slaves died over it", c.Attempt-1)
 		return refused
 	}
-	return s.bench.perform(ctx, req, c.Ticket)
+	// Each attempt has a folder of its own for what comes back.
+	return s.bench.perform(ctx, req, fmt.Sprintf("%s-%d", c.Ticket, c.Attempt))
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -231,4 +234,68 @@ func TestACommandLineThatIsWrongSaysHowItIsRight(t *testing.T) {
 	p := h.start("vm-run", "--target", h.path("null.json"), "--config", h.path("pyti.ini"))
 	assert.Equal(t, 2, p.end())
 	assert.Contains(t, p.errout.String(), "platform_variants (line 6) is Null, which is not JSON: write null", "the original's own sample")
+}
+
+func TestEachVariantGetsWhatItsPythonNeeds(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "[platform here old]\npython_version = 3.7\n[platform here new]\npython_version = 3.12\n")
+	h.index.Add(
+		indextest.Dist{Name: "p", Version: "1", Requires: []string{`backport; python_version < "3.8"`}}, indextest.Dist{Name: "backport", Version: "5"},
+		indextest.Dist{Name: "q", Version: "1"}, indextest.Dist{Name: "q", Version: "2", Python: ">=3.8"},
+	)
+	h.recipe("r", "ls $PYTI_DISTS")
+	code, r, stderr := h.vmRun(ask("p", "null", "r", `["old", "new"]`))
+	require.Equal(t, 0, code, "%+v %s", r, stderr)
+	assert.Equal(t, "backport-5-py3-none-any.whl\np-1-py3-none-any.whl\n", r.Runs[0].Commands[0].Stdout)
+	assert.Equal(t, "p-1-py3-none-any.whl\n", r.Runs[1].Commands[0].Stdout)
+	assert.Len(t, r.Distributions, 2)
+	code, r, _ = h.vmRun(ask("q", "null", "r", `["old", "new"]`))
+	assert.Equal(t, 2, code)
+	assert.Equal(t, "the newest version differs between the variants' Pythons: name one in project_version", r.Message)
+	code, r, _ = h.vmRun(ask("q", "null", "r", `["new"]`))
+	assert.Equal(t, 0, code)
+	assert.Equal(t, "2", r.Version)
+}
+
+func TestAnInterruptedRunPrintsItsRecordAndLeavesNothing(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	h.recipe("wait", meet(meeting, "begun", "never"))
+	h.write("request.json", ask("plain", "null", "wait", "null"))
+	p := h.start("vm-run", "--target", h.path("request.json"), "--config", h.path("pyti.ini"))
+	eventually(t, "the recipe begins", begun(filepath.Join(meeting, "begun")))
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.Equal(t, 2, p.end(), p.errout.String())
+	var r record
+	require.NoError(t, json.Unmarshal(p.out.Bytes(), &r))
+	assert.Equal(t, result.Aborted, r.Status)
+	assert.Equal(t, "plain", r.Distributions[0].Name)
+	h.nothingLeft()
+}
+
+func TestTheLogOfARunThatIsTakenAgainIsKept(t *testing.T) {
+	t.Parallel()
+	h := newHome(t, "[platform here]\n[platform here a]\n[platform here b]\n")
+	h.index.Add(plain)
+	meeting := t.TempDir()
+	// Variant a ends with a file; b waits, so that the slave dies between.
+	h.recipe("r", "echo $PYTI_VARIANT >$BULLPEN_OUT/log", `test $PYTI_VARIANT = a || { `+meet(meeting, "begun", "go")+"; }")
+	first := h.slave()
+	h.drop("r", ask("plain", "null", "r", `["a", "b"]`))
+	eventually(t, "the file of a is kept", func() bool {
+		found, err := filepath.Glob(h.path("results/*/*/*/log"))
+		return err == nil && len(found) == 1 && begun(filepath.Join(meeting, "begun"))()
+	})
+	require.NoError(t, first.Process.Kill())
+	first.end()
+	require.NoError(t, os.WriteFile(filepath.Join(meeting, "go"), nil, 0o600))
+	h.slave()
+	r := h.answer("r")
+	assert.Equal(t, result.Passed, r.Status)
+	for i, variant := range []string{"a", "b"} {
+		assert.Equal(t, variant+"\n", *r.Runs[i].Files["log"].Text)
+		assert.Empty(t, r.Runs[i].Message)
+	}
 }
