@@ -149,7 +149,7 @@ func openNumber(t *testing.T, kind string) func(ctx context.Context, n int64) (o
 	}
 	s := theEtcd(t)
 	return func(ctx context.Context, n int64) (opened, error) {
-		return openEtcd(ctx, s.address, fmt.Sprintf("bullpen/%d/", n))
+		return openEtcd(ctx, s.Address, fmt.Sprintf("bullpen/%d/", n))
 	}
 }
 

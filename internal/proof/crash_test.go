@@ -17,17 +17,6 @@ import (
 	"github.com/bullpen-vm/bullpen/lease/sqlstore"
 )
 
-// crash ends a server as a loss of power would, but for what the kernel has.
-func crash(t *testing.T, s *server, kind string) {
-	t.Helper()
-	if kind == "postgres" { // its children must not outlive it: crash them all
-		require.NoError(t, s.running.Process.Signal(syscall.SIGQUIT))
-		_ = s.running.Wait()
-		return
-	}
-	s.down()
-}
-
 // acknowledge swaps from several goroutines until crash is called, and gives what was
 // acknowledged.
 func acknowledge(s lease.Store, round int, crash func()) []lease.Record {
@@ -82,8 +71,8 @@ func TestSoakNoAcknowledgedLeaseIsLostWhenTheServerCrashes(t *testing.T) {
 			for round := range soak(40) / 2 {
 				o, err := openKind(t.Context(), kind, address)
 				require.NoError(t, err)
-				all := acknowledge(o, round, func() { crash(t, s, kind) })
-				require.NoError(t, s.up())
+				all := acknowledge(o, round, s.Crash)
+				require.NoError(t, s.Up(t.Context()))
 				_ = o.close() // connections to the server that is gone
 				require.Empty(t, missing(t, kind, address, all))
 				total += len(all)
@@ -107,8 +96,8 @@ func TestACommitThatIsNotSyncedIsSeenToBeLost(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, db.Close())
 		}
-		all := acknowledge(o, round, func() { crash(t, postgresServer.s, "postgres") })
-		require.NoError(t, postgresServer.s.up())
+		all := acknowledge(o, round, postgresServer.s.Crash)
+		require.NoError(t, postgresServer.s.Up(t.Context()))
 		_ = o.close() // connections to the server that is gone
 		lost := missing(t, "postgres", address, all)
 		if len(lost) > 0 {

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc"
 	_ "modernc.org/sqlite"
 
+	"github.com/bullpen-vm/bullpen/internal/daemon"
 	"github.com/bullpen-vm/bullpen/lease"
 	"github.com/bullpen-vm/bullpen/lease/etcdstore"
 	"github.com/bullpen-vm/bullpen/lease/leasetest"
@@ -103,8 +104,8 @@ var databases atomic.Int64
 
 // newDatabase makes an empty schema on the server and gives its address. A database
 // of its own would be hundreds of files, which a server that crashed syncs.
-func newDatabase(ctx context.Context, s *server) (string, error) {
-	db, err := openPgx(s.address)
+func newDatabase(ctx context.Context, s *daemon.Server) (string, error) {
+	db, err := openPgx(s.Address)
 	if err != nil {
 		return "", err
 	}
@@ -113,7 +114,7 @@ func newDatabase(ctx context.Context, s *server) (string, error) {
 	if _, err := db.ExecContext(ctx, "CREATE SCHEMA "+name); err != nil {
 		return "", err
 	}
-	return s.address + "&search_path=" + name, nil
+	return s.Address + "&search_path=" + name, nil
 }
 
 func dialEtcd(address string, options ...grpc.DialOption) (*clientv3.Client, error) {

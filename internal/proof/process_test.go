@@ -118,7 +118,7 @@ func arena(t *testing.T, kind string) string {
 		require.NoError(t, err)
 		return address
 	}
-	return fmt.Sprintf("%s/bullpen/%d/", theEtcd(t).address, databases.Add(1))
+	return fmt.Sprintf("%s/bullpen/%d/", theEtcd(t).Address, databases.Add(1))
 }
 
 var kinds = []string{"sqlite", "postgres", "etcd"}
@@ -203,13 +203,8 @@ func TestSoakTheServerIsRestarted(t *testing.T) {
 			}
 			for range soak(20) {
 				f.allUsed(t, "all get on before a restart", pidsOf(f.children))
-				if kind == "postgres" { // its children must not outlive it: crash them all
-					require.NoError(t, s.running.Process.Signal(syscall.SIGQUIT))
-					_ = s.running.Wait()
-				} else {
-					s.down()
-				}
-				require.NoError(t, s.up())
+				s.Crash()
+				require.NoError(t, s.Up(t.Context()))
 			}
 			f.allUsed(t, "all get on in the end", pidsOf(f.children))
 			f.mu.Lock()

@@ -13,10 +13,11 @@ import (
 
 // endpoints are those of the cluster; here one is started.
 func endpoints() []string {
-	if err := server.start(); err != nil {
+	s, err := server()
+	if err != nil {
 		panic(err)
 	}
-	return []string{server.address}
+	return []string{s.Address}
 }
 
 func ExampleOpen() {

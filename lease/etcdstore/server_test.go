@@ -3,13 +3,9 @@ package etcdstore_test
 import (
 	"context"
 	"flag"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 
+	"github.com/bullpen-vm/bullpen/internal/daemon"
 	"github.com/bullpen-vm/bullpen/internal/need"
 	"github.com/bullpen-vm/bullpen/lease/etcdstore"
 )
@@ -27,73 +24,14 @@ func TestMain(m *testing.M) {
 		_ = flag.Set("test.skip", "^Example")
 	}
 	code := m.Run()
-	server.end()
+	if s, err := server(); err == nil {
+		_ = s.Close()
+	}
 	os.Exit(code)
 }
 
-// server is the etcd of the tests: in a folder of its own, on the loopback only.
-var server etcd
-
-type etcd struct {
-	once    sync.Once
-	address string
-	dir     string
-	running *exec.Cmd
-	err     error
-}
-
-func (e *etcd) start() error {
-	e.once.Do(func() { e.err = e.run() })
-	return e.err
-}
-
-func (e *etcd) run() (err error) {
-	if e.dir, err = os.MkdirTemp("", "bullpen-etcd"); err != nil {
-		return err
-	}
-	var ports []int
-	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		defer l.Close()
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-		l.Close()
-	}
-	e.address = fmt.Sprintf("127.0.0.1:%d", ports[0])
-	here, there := "http://"+e.address, fmt.Sprintf("http://127.0.0.1:%d", ports[1])
-	e.running = exec.Command("etcd", "--name", "test", "--data-dir", filepath.Join(e.dir, "data"),
-		"--listen-client-urls", here, "--advertise-client-urls", here, "--listen-peer-urls", there,
-		"--initial-advertise-peer-urls", there, "--initial-cluster", "test="+there, "--logger", "zap", "--log-level", "error")
-	e.running.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := e.running.Start(); err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	client, err := dial(e.address)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
-	for {
-		try, done := context.WithTimeout(ctx, 2*time.Second)
-		_, err := client.Get(try, "health")
-		done()
-		if err == nil || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
-func (e *etcd) end() {
-	if e.running != nil && e.running.Process != nil {
-		_ = e.running.Process.Kill()
-		_ = e.running.Wait()
-	}
-	_ = os.RemoveAll(e.dir)
-}
+// server is the etcd of the tests, started when it is first wanted.
+var server = sync.OnceValues(func() (*daemon.Server, error) { return daemon.Etcd(context.Background()) })
 
 func dial(address string, options ...grpc.DialOption) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{Endpoints: []string{address}, DialKeepAliveTime: 10 * time.Second, DialOptions: options})
@@ -103,8 +41,9 @@ func dial(address string, options ...grpc.DialOption) (*clientv3.Client, error) 
 func connect(t *testing.T, options ...grpc.DialOption) *clientv3.Client {
 	t.Helper()
 	need.Thing(t, "etcd")
-	require.NoError(t, server.start())
-	c, err := dial(server.address, options...)
+	s, err := server()
+	require.NoError(t, err)
+	c, err := dial(s.Address, options...)
 	require.NoError(t, err)
 	t.Cleanup(func() { c.Close() })
 	return c

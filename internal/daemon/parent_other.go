@@ -1,0 +1,9 @@
+//go:build !linux
+
+package daemon
+
+import "syscall"
+
+func child(who *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: who}
+}
