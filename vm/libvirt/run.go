@@ -163,6 +163,7 @@ func (r *run) over(ctx context.Context) error {
 // kill ends the run and waits until it is over.
 func (r *run) kill(ctx context.Context, why string) error {
 	r.why.CompareAndSwap(nil, &why)
+	r.m.d.killNow(ctx, r.spec.UUID)
 	if err := r.m.d.killDomain(ctx, string(r.id)); err != nil {
 		return err
 	}
