@@ -277,18 +277,33 @@ func TestTotalVMsIsHowManyMachinesThereAreAndTheNumberFreeIsStored(t *testing.T)
 
 func TestTheNumberOfMachinesHoldsOverSeveralHypervisors(t *testing.T) {
 	t.Parallel()
-	h := newHome(t, "[platform here]\n[platform there]\ndir = "+scratch(t)+"\n")
-	h.write("pyti.ini", strings.Replace(h.read("pyti.ini"), "total_vms = 2", "total_vms = 1", 1))
+	h := newHome(t, "[platform here]\n[platform here a]\n[platform here b]\n[platform there]\ndir = "+scratch(t)+"\n[platform there a]\n[platform there b]\n") // total_vms = 2
 	h.index.Add(plain)
-	h.recipe("r", "true")
+	meeting := t.TempDir()
+	inside, counts := filepath.Join(meeting, "inside"), filepath.Join(meeting, "counts")
+	require.NoError(t, os.Mkdir(inside, 0o700))
+	// Each run waits a little for a third, and says how many are at work while it is.
+	h.recipe("r", fmt.Sprintf("mkdir %[1]s/$$; i=0; while [ $(ls %[1]s | wc -l) -lt 3 ] && [ $i -lt 25 ]; do i=$((i+1)); sleep 0.02; done; ls %[1]s | wc -l >>%[2]s; rmdir %[1]s/$$", inside, counts))
 	h.slave()
-	for i := range 3 {
-		h.drop(fmt.Sprint("here", i), ask("plain", "null", "r", "null"))
-		h.drop(fmt.Sprint("there", i), strings.Replace(ask("plain", "null", "r", "null"), `"here"`, `"there"`, 1))
+	for i := range 2 {
+		h.drop(fmt.Sprint("here", i), ask("plain", "null", "r", `["a", "b"]`))
+		h.drop(fmt.Sprint("there", i), strings.Replace(ask("plain", "null", "r", `["a", "b"]`), `"here"`, `"there"`, 1))
 	}
-	for i := range 3 {
-		assert.Equal(t, result.Passed, h.answer(fmt.Sprint("here", i)).Status)
-		assert.Equal(t, result.Passed, h.answer(fmt.Sprint("there", i)).Status)
+	hosts := map[string]bool{}
+	for i := range 2 {
+		for _, name := range []string{"here", "there"} {
+			r := h.answer(fmt.Sprint(name, i))
+			assert.Equal(t, result.Passed, r.Status, "%+v", r)
+			hosts[r.Runs[0].Host] = true
+		}
+	}
+	assert.Len(t, hosts, 2)
+	text, err := os.ReadFile(counts)
+	require.NoError(t, err)
+	seen := strings.Fields(string(text))
+	assert.Len(t, seen, 8)
+	for _, n := range seen {
+		assert.Contains(t, []string{"1", "2"}, n, "machines at work at once")
 	}
 }
 
