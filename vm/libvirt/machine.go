@@ -235,7 +235,7 @@ func (m *machine) writeEnd(boot string, end vm.End) error {
 	if err != nil || have != nil {
 		return err
 	}
-	err = writeRecord(m.path(endFile), endRecord{Boot: boot, Kind: end.Kind, Detail: end.Detail, At: time.Now().UTC()})
+	err = writeBrief(m.path(endFile), endRecord{Boot: boot, Kind: end.Kind, Detail: end.Detail, At: time.Now().UTC()})
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

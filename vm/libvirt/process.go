@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -52,11 +53,13 @@ func (d *Driver) killNow(ctx context.Context, uuid string) {
 	if d.target.remote() || !d.target.guests() || uuid == "" {
 		return
 	}
+	files, _ := findQEMU("/proc", uuid) // what cannot be looked at cannot be killed either
 	if n, err := killQEMU("/proc", uuid); n == 0 || err != nil {
 		return // another user's, or gone: libvirt's way has to do
 	}
-	for began := time.Now(); time.Since(began) < atOnce; {
-		if n, err := findQEMU("/proc", uuid); len(n) == 0 || err != nil || sleep(ctx, time.Millisecond) != nil {
+	there := func(file string) bool { return saysUUID(file, uuid) }
+	for began := time.Now(); slices.ContainsFunc(files, there) && time.Since(began) < atOnce; {
+		if sleep(ctx, time.Millisecond) != nil {
 			return
 		}
 	}

@@ -1,7 +1,9 @@
 package libvirt
 
 import (
+	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -33,4 +35,52 @@ func TestOnlyTheQEMUWithThatUUIDIsKilled(t *testing.T) {
 	n, err = killQEMU("/proc", uuid.NewString())
 	require.NoError(t, err)
 	assert.Zero(t, n)
+}
+
+// What was killed has no arguments any more, so that libvirt finds nothing left.
+func TestAQEMUThatIsKilledAtOnceIsGoneWhenThatReturns(t *testing.T) {
+	t.Parallel()
+	h, conf := newFake(t)
+	d, err := open(t.Context(), conf, h.dial)
+	require.NoError(t, err)
+	defer d.Close()
+	ours := uuid.NewString()
+	c := exec.Command("sh", "-c", "read x", "sh", "-uuid", ours, "-msg")
+	in, err := c.StdinPipe()
+	require.NoError(t, err)
+	defer in.Close()
+	require.NoError(t, c.Start())
+	d.killNow(t.Context(), uuid.NewString())
+	files, err := findQEMU("/proc", ours)
+	require.NoError(t, err)
+	require.Len(t, files, 1, "another's is left alone")
+	d.killNow(t.Context(), ours) // nobody has reaped it yet
+	files, err = findQEMU("/proc", ours)
+	require.NoError(t, err)
+	assert.Empty(t, files)
+	require.Error(t, c.Wait())
+}
+
+// A file that was renamed into its place and not synced may be empty, or zeros,
+// after a power failure; its machine's run has ended by that too.
+func TestARecordThatAPowerFailureEmptiedIsNotThere(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	require.NoError(t, writeBrief(filepath.Join(dir, runFile), runRecord{Boot: "b"}))
+	r, err := readRun(dir)
+	require.NoError(t, err)
+	require.Equal(t, "b", r.Boot)
+	for _, left := range []string{"", "\x00\x00\x00\x00"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, runFile), []byte(left), 0o600))
+		r, err = readRun(dir)
+		require.NoError(t, err)
+		assert.Nil(t, r)
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(dir, runFile), []byte("{"), 0o600))
+	_, err = readRun(dir)
+	require.ErrorContains(t, err, "damaged")
+	require.Error(t, writeBrief(filepath.Join(dir, "none", runFile), runRecord{}))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 1, "no temporary file stays")
 }

@@ -1,6 +1,7 @@
 package libvirt
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -83,11 +84,37 @@ func writeRecord(path string, v any) error {
 	})
 }
 
-// readRecord reads a file whole; fs.ErrNotExist when there is none.
+// writeBrief replaces a file as a whole, for what no computer's restart has to
+// outlive: the run of a machine does not either. It does not wait for the disk,
+// which takes longer than all else that the driver does for a start.
+func writeBrief(path string, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
+
+// readRecord reads a file whole; fs.ErrNotExist when there is none, or when
+// nothing of it is left: a power failure may do that to a brief one.
 func readRecord(path string, v any) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
+	}
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return fmt.Errorf("%s is empty: %w", path, fs.ErrNotExist)
 	}
 	if err := json.Unmarshal(b, v); err != nil {
 		return fmt.Errorf("%s is damaged: %w", path, err)

@@ -86,7 +86,7 @@ func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot fu
 	if p != nil {
 		now.Saved, now.Secret = p.Spec.Incarnation, p.Secret
 	}
-	if err := full(writeRecord(m.path(runFile), now)); err != nil {
+	if err := full(writeBrief(m.path(runFile), now)); err != nil {
 		return err
 	}
 	r := newRun(m, spec, now)
