@@ -154,6 +154,21 @@ func TestFilesThatAreMissingAreNoticed(t *testing.T) {
 	}
 }
 
+// One flipped bit makes a text a blob: all rows are there, and the key is not found.
+func TestAKeyThatBecameABlobIsNotTakenForFree(t *testing.T) {
+	t.Parallel()
+	dir := damaged(t, image(t, false), func(string) error { return nil })
+	path := filepath.Join(dir, "leases.db")
+	db, err := openSQL("file:" + path)
+	require.NoError(t, err)
+	_, err = db.Exec("UPDATE bullpen_lease SET key = CAST(key AS BLOB) WHERE key = ?", heldRecord(30).Key)
+	require.NoError(t, err)
+	require.NoError(t, db.Close())
+	_, err = openFile(t.Context(), path, sqlstore.SQLite{})
+	require.ErrorIs(t, err, sqlstore.ErrDamaged)
+	require.ErrorContains(t, err, "59 rows with digest")
+}
+
 func TestAnOlderCopyIsRefusedUntilItIsAccepted(t *testing.T) {
 	t.Parallel()
 	dir := damaged(t, image(t, false), func(string) error { return nil })
