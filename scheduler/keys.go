@@ -14,8 +14,14 @@ type keyNode struct {
 	segment string
 	parent  int32
 	depth   int32
-	classes []int32 // that have, or had, units under it
+	lanes   []lane  // of the classes that have, or had, units under it
 	workers []int32 // that know it, or a key under it, once for each
+}
+
+// lane is the units of a class under a key.
+type lane struct {
+	class int32
+	queue *queue
 }
 
 type keyStep struct {

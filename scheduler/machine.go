@@ -75,6 +75,7 @@ type machine struct {
 	cancelCause                        cause
 	now                                int64
 	slow                               bool // some task has affinity or a group
+	fetched                            int32
 	scratch                            []int32
 	aside                              []rank
 	ends                               []int32 // tasks whose successors are to be told

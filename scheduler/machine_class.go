@@ -261,11 +261,45 @@ func (m *machine) top(c int32) (entry, bool) {
 	q := &m.classes[c].q
 	for {
 		e, ok := q.top()
+		if q.near <= 0 {
+			m.approach(q)
+		}
 		if !ok || m.isUnit(e, c) {
 			return e, ok
 		}
 		q.pop()
 	}
+}
+
+// lookAhead is how many tasks are fetched from memory at once.
+const lookAhead = 16
+
+// approach looks at the tasks that are next in a queue, or near its top in the
+// heap, and at the first that depends on each. In order of urgency they lie
+// anywhere in memory, and to fetch one costs more than all the rest of a decision;
+// fetches that do not wait for each other cost little more than one.
+func (m *machine) approach(q *queue) {
+	q.near = lookAhead
+	m.fetch(q.sorted[q.head:min(q.head+lookAhead, len(q.sorted))])
+	if len(q.heap) > 0 {
+		q.near = lookAhead / 2 // for what is behind these comes in between
+		m.fetch(q.heap[:min(1+4+16, len(q.heap))])
+	}
+}
+
+func (m *machine) fetch(entries []entry) {
+	sum := int32(0)
+	for i := range entries {
+		if entries[i].id < 0 {
+			continue
+		}
+		t := &m.tasks[entries[i].id]
+		sum += int32(t.state) + t.prio // at both ends, which may be in two lines
+		if t.succ >= 0 {
+			sum += m.edges[t.succ].to
+		}
+	}
+	m.fetched = sum // so that the compiler leaves the loop in
 }
 
 // isUnit says whether an entry is still true for a class.
@@ -324,7 +358,7 @@ func (m *machine) enqueue(c, key int32, e entry) {
 			}
 			q = &queue{}
 			k.lanes[n] = q
-			m.keys.nodes[n].classes = append(m.keys.nodes[n].classes, c)
+			m.keys.nodes[n].lanes = append(m.keys.nodes[n].lanes, lane{class: c, queue: q})
 		}
 		q.push(e)
 	}

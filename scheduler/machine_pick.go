@@ -268,14 +268,14 @@ func (m *machine) affine(w int32, urgent entry) (int32, entry, bool) {
 			if depth < bestDepth {
 				break
 			}
-			classes := m.keys.nodes[n].classes
-			for j := 0; j < len(classes); j++ {
-				c := classes[j]
-				e, ok := m.laneTop(c, n)
+			lanes := m.keys.nodes[n].lanes
+			for j := 0; j < len(lanes); j++ {
+				c := lanes[j].class
+				e, ok := m.laneTop(c, lanes[j].queue)
 				if !ok {
 					delete(m.classes[c].lanes, n) // made again when it is needed
-					classes[j] = classes[len(classes)-1]
-					classes = classes[:len(classes)-1]
+					lanes[j] = lanes[len(lanes)-1]
+					lanes = lanes[:len(lanes)-1]
 					j--
 					continue
 				}
@@ -284,7 +284,7 @@ func (m *machine) affine(w int32, urgent entry) (int32, entry, bool) {
 					bestDepth, bestClass, best = depth, c, e
 				}
 			}
-			m.keys.nodes[n].classes = classes
+			m.keys.nodes[n].lanes = lanes
 		}
 	}
 	if bestClass < 0 {
@@ -321,13 +321,12 @@ func (m *machine) keyOf(e entry) int32 {
 	return m.bundles[^e.id].key
 }
 
-func (m *machine) laneTop(c, n int32) (entry, bool) {
-	q := m.classes[c].lanes[n]
-	if q == nil {
-		return entry{}, false
-	}
+func (m *machine) laneTop(c int32, q *queue) (entry, bool) {
 	for {
 		e, ok := q.top()
+		if q.near <= 0 {
+			m.approach(q)
+		}
 		if !ok || m.isUnit(e, c) {
 			return e, ok
 		}

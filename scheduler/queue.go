@@ -1,10 +1,5 @@
 package scheduler
 
-import (
-	"cmp"
-	"slices"
-)
-
 // urgency orders units: higher hi first, then higher lo. The zero urgency is
 // none at all.
 type urgency struct {
@@ -60,6 +55,7 @@ func (e entry) before(f entry) bool {
 type queue struct {
 	sorted []entry
 	head   int
+	near   int // pops until the tasks behind are looked at; see approach
 	heap   []entry
 	fresh  []entry
 }
@@ -77,18 +73,9 @@ func (q *queue) settle() {
 		if left > 0 {
 			q.fresh = append(q.fresh, q.sorted[q.head:]...)
 		}
-		slices.SortFunc(q.fresh, func(a, b entry) int {
-			switch {
-			case a.hi != b.hi:
-				return cmp.Compare(b.hi, a.hi)
-			case a.lo > b.lo:
-				return -1
-			case a.lo < b.lo:
-				return 1
-			}
-			return cmp.Compare(a.id, b.id)
-		})
-		q.sorted, q.fresh, q.head = q.fresh, q.sorted[:0], 0
+		sorted, spare := inOrder(q.fresh, q.sorted)
+		q.sorted, q.fresh, q.head = sorted, spare[:0], 0
+		q.near = 0
 		return
 	}
 	for _, e := range q.fresh {
@@ -117,6 +104,7 @@ func (q *queue) top() (entry, bool) {
 
 // pop drops what top returned.
 func (q *queue) pop() {
+	q.near--
 	if q.head < len(q.sorted) && (len(q.heap) == 0 || q.sorted[q.head].before(q.heap[0])) {
 		q.head++
 		if q.head == len(q.sorted) {
