@@ -2,35 +2,14 @@ package libvirt
 
 import (
 	"errors"
-	"io"
 	"io/fs"
 	"os"
+
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // consoleTail gives at most the last n bytes; nothing when there is no console.
-func consoleTail(path string, n int) ([]byte, error) {
-	if path == "" || n <= 0 {
-		return nil, nil
-	}
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, min(int64(n), size))
-	m, err := f.ReadAt(b, size-int64(len(b)))
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return b[:m], err
-}
+func consoleTail(path string, n int) ([]byte, error) { return hostdir.Tail(path, n) }
 
 // trimConsole keeps the newest half of a console that got longer than the bound.
 // QEMU appends, so it goes on at the new end. What it writes just now may be

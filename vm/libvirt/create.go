@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // Create makes the machine's folder and disks and defines its domain. What it
@@ -82,10 +83,10 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (m *machine, err error) 
 		return nil, err
 	}
 	place := d.dir(vm.ID(s.Name))
-	if err := removeUnlocked(place, func() (bool, error) { return d.orphaned(ctx, s.Name) }); err != nil {
+	if err := hostdir.RemoveUnlocked(place, func() (bool, error) { return d.orphaned(ctx, s.Name) }, os.RemoveAll); err != nil {
 		return nil, err
 	}
-	dir, lock, err := newFolder(ctx, d.base)
+	dir, lock, err := hostdir.New(ctx, d.base, folderMode)
 	if err != nil {
 		return nil, full(err)
 	}

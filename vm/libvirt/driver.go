@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 	"github.com/bullpen-vm/bullpen/vm/libvirt/internal/tsc"
 )
 
@@ -95,7 +96,7 @@ func (d *Driver) prepare(ctx context.Context) error {
 		return err
 	}
 	key := sha256.Sum256([]byte(d.hostID))
-	root, err := makeRoot(d.conf.Root)
+	root, err := hostdir.MakeRoot(d.conf.Root, folderMode)
 	if err != nil {
 		return err
 	}
@@ -107,34 +108,6 @@ func (d *Driver) prepare(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// makeRoot makes the root or checks that it is ours, and gives its real path.
-// Names in it cannot be listed by others, but QEMU, which may run as another
-// user, gets through to those that it is told.
-func makeRoot(path string) (string, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return "", fmt.Errorf("root: %w", err)
-	}
-	if err := os.Mkdir(path, 0o711); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("root: %w", err)
-	}
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return "", fmt.Errorf("root: %w", err)
-	}
-	if !fi.IsDir() {
-		return "", fmt.Errorf("Config.Root %s is a %v, want a folder (symbolic links are refused)", path, fi.Mode().Type())
-	}
-	if uid := fi.Sys().(*syscall.Stat_t).Uid; int(uid) != os.Geteuid() {
-		return "", fmt.Errorf("Config.Root %s belongs to user %d, want %d: choose another root", path, uid, os.Geteuid())
-	}
-	if fi.Mode().Perm()&0o066 != 0 {
-		if err := os.Chmod(path, 0o711); err != nil {
-			return "", fmt.Errorf("root: %w", err)
-		}
-	}
-	return filepath.EvalSymlinks(path)
 }
 
 // prepareEmbed makes the root of an embedded driver, with a configuration that

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // openFake opens a driver to a fake of its own.
@@ -283,7 +284,7 @@ func TestFoldersWithoutADomainAreRemovedAndOthersStay(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Join(d.Root(), dir, "sub"), 0o700))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(d.Root(), socketFolder, "stale"), nil, 0o600))
-	held, lock, err := newFolder(t.Context(), d.Root())
+	held, lock, err := hostdir.New(t.Context(), d.Root(), folderMode)
 	require.NoError(t, err)
 	_, err = d.List(t.Context())
 	require.NoError(t, err)

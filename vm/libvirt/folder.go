@@ -14,14 +14,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // The folders in a driver's that are no machines.
 const (
-	newPrefix    = ".new-"  // being made; flocked by who makes it
-	deadPrefix   = ".dead-" // being removed; its domain is gone
+	newPrefix    = hostdir.NewPrefix
+	deadPrefix   = hostdir.DeadPrefix // its domain is gone
 	socketFolder = ".sockets"
 	parentFolder = ".parents"
 )
@@ -39,29 +39,8 @@ func isMachineName(name string) bool {
 	return name != "" && name[0] != '.' && !strings.ContainsRune(name, '/')
 }
 
-// newFolder makes a folder of the kind .new-* and locks it. Another process may
-// take it for a leftover between the two: then it is gone, and made again.
-func newFolder(ctx context.Context, parent string) (string, *flock.Lock, error) {
-	for {
-		dir := filepath.Join(parent, newPrefix+rand.Text())
-		if err := os.Mkdir(dir, 0o711); err != nil {
-			return "", nil, err
-		}
-		lock, err := flock.Try(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-		if err == nil {
-			if _, err = os.Lstat(dir); err == nil {
-				return dir, lock, nil
-			}
-			err = errors.Join(err, lock.Unlock())
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, flock.ErrLocked) {
-			return "", nil, err
-		}
-		if err := context.Cause(ctx); err != nil {
-			return "", nil, err
-		}
-	}
-}
+// folderMode lets QEMU, which may run as another user, through to what it is told.
+const folderMode = 0o711
 
 // removeLeftovers removes what dead processes left half made or half removed:
 // folders that have no domain, and sockets that have no folder. One that cannot
@@ -83,10 +62,10 @@ func (d *Driver) removeLeftovers(ctx context.Context) error {
 		case strings.HasPrefix(e.Name(), deadPrefix):
 			err = os.RemoveAll(path)
 		case strings.HasPrefix(e.Name(), newPrefix):
-			err = removeUnlocked(path, nil)
+			err = hostdir.RemoveUnlocked(path, nil, os.RemoveAll)
 		case isMachineName(e.Name()):
 			wanted[filepath.Base(d.socketPath(e.Name()))] = true
-			err = removeUnlocked(path, func() (bool, error) { return d.orphaned(ctx, e.Name()) })
+			err = hostdir.RemoveUnlocked(path, func() (bool, error) { return d.orphaned(ctx, e.Name()) }, os.RemoveAll)
 		}
 		if err != nil {
 			if cause := context.Cause(ctx); cause != nil {
@@ -124,7 +103,7 @@ func removeHalves(dir string) error {
 		case strings.HasPrefix(e.Name(), deadPrefix):
 			errs = append(errs, os.RemoveAll(path))
 		case strings.HasPrefix(e.Name(), newPrefix):
-			errs = append(errs, removeUnlocked(path, nil))
+			errs = append(errs, hostdir.RemoveUnlocked(path, nil, os.RemoveAll))
 		}
 	}
 	return errors.Join(errs...)
@@ -139,26 +118,6 @@ func (d *Driver) orphaned(ctx context.Context, name string) (bool, error) {
 		return true, nil
 	}
 	return false, err
-}
-
-// removeUnlocked removes a folder unless somebody holds its lock, if the check,
-// made under the lock, says so.
-func removeUnlocked(path string, check func() (bool, error)) error {
-	lock, err := flock.Try(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-	if errors.Is(err, flock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	remove := true
-	if check != nil {
-		remove, err = check()
-	}
-	if err == nil && remove {
-		err = os.RemoveAll(path)
-	}
-	return errors.Join(err, lock.Unlock())
 }
 
 // bury removes a machine's folder and socket, the name first: from then on a

@@ -20,6 +20,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // A parent is a folder with the saved state of a machine and what has to be the
@@ -106,7 +107,7 @@ func (m *machine) save(ctx context.Context, parent string) (err error) {
 	if p.Spec.Incarnation, p.Secret, err = m.spoken(p.Spec, *last); err != nil {
 		return err
 	}
-	dir, lock, err := newFolder(ctx, filepath.Join(m.d.base, parentFolder))
+	dir, lock, err := hostdir.New(ctx, filepath.Join(m.d.base, parentFolder), folderMode)
 	if err != nil {
 		return full(err)
 	}

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
+
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // accelerator chooses how machines' processors are made, once for the driver:
@@ -80,7 +82,7 @@ func (d *Driver) tryKVM(ctx context.Context) (took time.Duration, err error) {
 	}
 	name := "bullpen-probe-" + rand.Text()
 	defer d.removeLog(name)
-	dir, lock, err := newFolder(ctx, d.base)
+	dir, lock, err := hostdir.New(ctx, d.base, folderMode)
 	if err != nil {
 		return 0, err
 	}

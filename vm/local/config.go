@@ -106,36 +106,6 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
-// makeRoot makes the root or checks that it is ours, and gives its real path.
-func makeRoot(path string) (string, error) {
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", fmt.Errorf("local: root: %w", err)
-	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return "", fmt.Errorf("local: root: %w", err)
-	}
-	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", fmt.Errorf("local: root: %w", err)
-	}
-	fi, err := os.Lstat(path)
-	if err != nil {
-		return "", fmt.Errorf("local: root: %w", err)
-	}
-	if !fi.IsDir() {
-		return "", fmt.Errorf("local: Config.Root %s is a %v, want a folder (symbolic links are refused)", path, fi.Mode().Type())
-	}
-	if uid := fi.Sys().(*syscall.Stat_t).Uid; int(uid) != os.Geteuid() {
-		return "", fmt.Errorf("local: Config.Root %s belongs to user %d, want %d: choose another root", path, uid, os.Geteuid())
-	}
-	if fi.Mode().Perm() != 0o700 {
-		if err := os.Chmod(path, 0o700); err != nil {
-			return "", fmt.Errorf("local: root: %w", err)
-		}
-	}
-	return filepath.EvalSymlinks(path)
-}
-
 // hostID is the same for all who use this root on this computer: the root's
 // own random id (a copy of the root has another inode), and the computer's
 // (a root on a network file system is not one host).

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"sync"
+
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // consoleLog appends to a file that never gets longer than a bound: when it
@@ -80,23 +81,4 @@ func (c *consoleLog) halve(size int64) error {
 }
 
 // consoleTail gives at most the last n bytes; nothing when there is no console.
-func consoleTail(path string, n int) ([]byte, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) || n <= 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return nil, err
-	}
-	b := make([]byte, min(int64(n), size))
-	m, err := f.ReadAt(b, size-int64(len(b)))
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return b[:m], err
-}
+func consoleTail(path string, n int) ([]byte, error) { return hostdir.Tail(path, n) }

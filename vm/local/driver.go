@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // Driver makes machines that are process groups. It is a vm.Driver; Open makes
@@ -49,9 +50,9 @@ func Open(c Config) (*Driver, error) {
 	if err := checkProc(); err != nil {
 		return nil, err
 	}
-	root, err := makeRoot(conf.Root)
+	root, err := hostdir.MakeRoot(conf.Root, 0o700)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("local: %w", err)
 	}
 	id, err := hostID(root)
 	if err != nil {
@@ -164,7 +165,7 @@ func (d *Driver) create(ctx context.Context, s vm.Spec) (err error) {
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	dir, lock, err := newFolder(ctx, d.root)
+	dir, lock, err := hostdir.New(ctx, d.root, 0o700)
 	if err != nil {
 		return err
 	}

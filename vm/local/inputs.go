@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // inputStore keeps inputs unpacked in the root, one folder per digest, shared by
@@ -100,7 +101,7 @@ func (s *inputStore) make(ctx context.Context, image, digest, entry, lock string
 	if whole, err := sealed(entry); err != nil || whole {
 		return whole, err // somebody was faster
 	}
-	fresh, held, err := newFolder(ctx, s.dir)
+	fresh, held, err := hostdir.New(ctx, s.dir, 0o700)
 	if err != nil {
 		return false, err
 	}
@@ -250,7 +251,7 @@ func (s *inputStore) evict(keep string) error {
 		case !e.IsDir() || e.Name() == keep:
 			continue
 		case strings.HasPrefix(e.Name(), newPrefix):
-			if err := removeUnlocked(path); err != nil {
+			if err := hostdir.RemoveUnlocked(path, nil, removeTree); err != nil {
 				return err
 			}
 			continue

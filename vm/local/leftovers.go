@@ -1,48 +1,21 @@
 package local
 
 import (
-	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
-	"github.com/bullpen-vm/bullpen/internal/flock"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // The folders that are no machines.
 const (
-	newPrefix  = ".new-"  // being made; flocked by who makes it
-	deadPrefix = ".dead-" // being removed; its processes are gone
+	newPrefix  = hostdir.NewPrefix
+	deadPrefix = hostdir.DeadPrefix // its processes are gone
 )
-
-// newFolder makes a folder of the kind .new-* and locks it. Another process may
-// take it for a leftover between the two: then it is gone, and made again.
-func newFolder(ctx context.Context, parent string) (string, *flock.Lock, error) {
-	for {
-		dir := filepath.Join(parent, newPrefix+rand.Text())
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			return "", nil, err
-		}
-		lock, err := flock.Try(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-		if err == nil {
-			if _, err = os.Lstat(dir); err == nil {
-				return dir, lock, nil
-			}
-			err = errors.Join(err, lock.Unlock())
-		}
-		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, flock.ErrLocked) {
-			return "", nil, err
-		}
-		if err := context.Cause(ctx); err != nil {
-			return "", nil, err
-		}
-	}
-}
 
 // removeLeftovers removes what was half made by a process that is dead, and
 // what was half removed by anyone. A folder that cannot be removed is no
@@ -58,7 +31,7 @@ func (d *Driver) removeLeftovers() error {
 		case strings.HasPrefix(e.Name(), deadPrefix):
 			err = removeTree(path)
 		case strings.HasPrefix(e.Name(), newPrefix):
-			err = removeUnlocked(path)
+			err = hostdir.RemoveUnlocked(path, nil, removeTree)
 		default:
 			continue
 		}
@@ -67,18 +40,6 @@ func (d *Driver) removeLeftovers() error {
 		}
 	}
 	return nil
-}
-
-// removeUnlocked removes a folder unless somebody holds its lock.
-func removeUnlocked(path string) error {
-	lock, err := flock.Try(path, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
-	if errors.Is(err, flock.ErrLocked) || errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(removeTree(path), lock.Unlock())
 }
 
 // removeTree removes a folder whatever modes a job gave to those below it.

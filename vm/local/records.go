@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // The names in a machine's folder; see the package documentation.
@@ -98,13 +99,4 @@ func writeRecord(path string, v any, sync bool) (err error) {
 }
 
 // readRecord reads a file whole; fs.ErrNotExist when there is none.
-func readRecord(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s is damaged: %w", path, err)
-	}
-	return nil
-}
+func readRecord(path string, v any) error { return hostdir.ReadRecord(path, v) }

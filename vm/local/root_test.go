@@ -11,6 +11,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 func TestABadConfigurationIsRefusedWithFieldValueAndRule(t *testing.T) {
@@ -122,7 +123,7 @@ func TestLeftoversAreRemovedAndWorkInProgressIsNot(t *testing.T) {
 		require.NoError(t, os.MkdirAll(filepath.Join(root, name, "deep", "deeper"), 0o700))
 		require.NoError(t, os.Chmod(filepath.Join(root, name, "deep"), 0))
 	}
-	busy, lock, err := newFolder(ctx, root)
+	busy, lock, err := hostdir.New(ctx, root, 0o700)
 	require.NoError(t, err)
 	infos, err := d.List(ctx)
 	require.NoError(t, err)
