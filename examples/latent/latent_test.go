@@ -63,13 +63,13 @@ func TestALatentWorkerIsStartedWhenABuildIsReadyAndStaysForBuildWaitTimeout(t *t
 				w := begin(t, five(c.field))
 				defer w.finish()
 				h := w.hyper["h"]
-				time.Sleep(24 * time.Hour)
+				time.Sleep(2 * time.Hour)
 				require.Zero(t, h.Made(), "nothing is started before a build is ready")
 				b := w.all(1, "b0")[0]
 				require.Equal(t, result.Passed, b.Status)
 				require.GreaterOrEqual(t, b.Starts[0].Boot, 10*time.Second)
 				if c.stays < 0 {
-					time.Sleep(100 * time.Hour)
+					time.Sleep(20 * time.Hour)
 					require.Equal(t, 1, h.Count())
 					return
 				}
@@ -128,11 +128,11 @@ func TestWhenAllRefuseTheBuildWaitsWithoutALoop(t *testing.T) {
 		}
 		done := make(chan build, 1)
 		go func() { done <- w.all(1, "full")[0] }()
-		time.Sleep(24 * time.Hour)
+		time.Sleep(6 * time.Hour)
 		synctest.Wait()
 		require.Empty(t, done)
 		for name, h := range w.hyper {
-			require.LessOrEqual(t, h.Calls(vm.OpCreate), 24*60+10, "about once a minute on %s", name)
+			require.LessOrEqual(t, h.Calls(vm.OpCreate), 6*60+10, "about once a minute on %s", name)
 			h.Heal()
 		}
 		b := <-done
@@ -213,12 +213,12 @@ func TestKeepaliveFindsALatentWorkerThatDoesNotAnswerBeforeABuild(t *testing.T) 
 				defer w.finish()
 				h := w.hyper["h"]
 				w.all(1, "b0")
-				time.Sleep(24 * time.Hour)
+				time.Sleep(5 * time.Hour)
 				require.Equal(t, 1, h.Count(), "one that answers stays")
 				h.Inject(fake.Fault{Op: vm.OpPing, Hang: true})
 				time.Sleep(max(c.found, 0) + time.Minute)
 				if c.found == 0 {
-					time.Sleep(100 * time.Hour)
+					time.Sleep(20 * time.Hour)
 					require.Equal(t, 1, h.Count())
 				} else {
 					require.Zero(t, h.Count())

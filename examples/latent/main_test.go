@@ -147,6 +147,13 @@ func (l *letters) post(_ context.Context, relay, from string, to []string, text 
 	return true, nil
 }
 
+// refuse has the next mails fail.
+func (l *letters) refuse(sure bool, errs ...error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail, l.sure = errs, sure
+}
+
 func (l *letters) got() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
