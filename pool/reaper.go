@@ -27,8 +27,10 @@ type Reaper struct {
 	// memory is made, for what runs on one machine without a store.
 	Leases *lease.Manager
 	// Between is how long after the first look the second one is, for machines
-	// without a lease that counts: only what is seen twice is an orphan. Zero:
-	// DefaultBetween.
+	// without a lease that counts: only what is seen twice is an orphan. Leases
+	// of owners who cannot be proven dead from here, such as those of another
+	// machine, are free for the second look only when it is more than their TTL
+	// and margin later. Zero: DefaultBetween.
 	Between time.Duration
 	// DryRun only looks, twice as well, and says what would be done.
 	DryRun bool
@@ -86,6 +88,10 @@ func Reconcile(ctx context.Context, r Reaper) (_ []Finding, err error) {
 		between := r.Between
 		if between == 0 {
 			between = DefaultBetween
+		}
+		// What is seen of the leases counts from now on.
+		if _, err := p.leases.Inspect(ctx, "host/"); err != nil {
+			errs = append(errs, err)
 		}
 		if !sleep(ctx, between) {
 			errs = append(errs, fmt.Errorf("between the looks: %w", context.Cause(ctx)))
