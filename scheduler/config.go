@@ -60,7 +60,9 @@ type Config struct {
 	Seed uint64
 	// Switch is what it costs to give a worker a batch with an affinity key or
 	// of a group that it does not know, and so what cutting a group costs;
-	// zero: not known: groups are cut only above a quarter of the fair share.
+	// zero: it is measured while the run goes on (Snapshot.Switch), by how much
+	// longer than their estimates tasks take behind a switch; until it is known
+	// groups are cut only above a quarter of the fair share.
 	Switch time.Duration
 	// Whole keeps every group in one batch, whatever that costs.
 	Whole bool

@@ -64,6 +64,37 @@ func TestAnExecutorWithASourceRunsTasksOnItsWorkers(t *testing.T) {
 	})
 }
 
+func TestAJobThatItsWorkerForgetsIsUnderWayNoLonger(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		now, most := 0, 0
+		var mu sync.Mutex
+		src := &fakeSource{info: WorkerInfo{MaxTasks: 7, Batches: -1}, run: func(_ context.Context, _ *fakeWorker, b Batch[string], emit func(Event[string])) error {
+			mu.Lock()
+			now++
+			most = max(most, now)
+			mu.Unlock()
+			time.Sleep(time.Second)
+			mu.Lock()
+			now--
+			mu.Unlock()
+			emit(Event[string]{Task: b.Tasks[0].ID, Started: true})
+			return nil // without an end
+		}}
+		var r Registry[string, string]
+		require.NoError(t, r.Register(Executor[string, string]{Name: "vms", Source: src, MaxJobs: 2}))
+		tasks := tasksNamed("a", "b", "c", "d", "e", "f")
+		require.NoError(t, r.Assign(tasks))
+		s, err := New[string, string](&r, Config{Workers: 9, Attempts: 1}) // without Registry.Limits
+		require.NoError(t, err)
+		require.NoError(t, s.Add(tasks...))
+		for id, o := range collect(t.Context(), s) {
+			assert.Equal(t, Errored, o.Verdict.Status, id)
+		}
+		assert.Empty(t, r.Jobs())
+		assert.Equal(t, 2, most, "a worker has one of the executor's places, however many tasks it could take")
+	})
+}
+
 func TestTheTaskWaitsForAnExecutorsWorkerNoLongerThanMaxPendTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		src := &fakeSource{give: func(ctx context.Context, _ int, _ Demand) (*fakeWorker, error) {

@@ -56,6 +56,8 @@ type machine struct {
 	exclusively int // of them exclusive
 	late        int // demands out that were withdrawn
 
+	switching switching
+
 	timers  timers
 	pending pendingLimits
 

@@ -94,6 +94,9 @@ func (m *machine) taskEnded(in *input) {
 		w.good = true
 		kd := &m.kinds[w.kind]
 		kd.fails, kd.level = 0, 0
+		if m.slow && s != statusTimedOut && s != statusSkipped {
+			m.noteSwitch(t, in.ID)
+		}
 		if in.Exit != 0 {
 			m.cold(t).exit = int32(in.Exit)
 		}

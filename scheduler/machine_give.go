@@ -11,7 +11,7 @@ func (m *machine) give(w, c int32, e entry) {
 		m.batches = append(m.batches, batch{})
 	}
 	b := &m.batches[id]
-	*b = batch{worker: w, class: c, group: -1, tasks: b.tasks[:0], at: m.now, state: batchRuns, gen: b.gen + 1}
+	*b = batch{worker: w, class: c, group: -1, tasks: b.tasks[:0], at: m.now, last: m.now, state: batchRuns, gen: b.gen + 1}
 	if e.id >= 0 {
 		b.tasks = append(b.tasks, e.id)
 		b.switched = m.learnBatch(w, m.tasks[e.id].key)

@@ -10,6 +10,7 @@ type batch struct {
 	tasks    []int32
 	left     int // not ended
 	at       int64
+	last     int64 // when its last task ended; before that, at
 	deadline int64 // 0: none
 	state    batchState
 	gen      int32
@@ -308,7 +309,7 @@ func (m *machine) affine(w int32, urgent entry) (int32, entry, bool) {
 	if m.path(urgent)+m.seconds(best) <= slack*share {
 		return bestClass, best, true
 	}
-	return bestClass, best, m.path(best)+m.conf.Switch.Seconds() >= m.path(urgent)
+	return bestClass, best, m.path(best)+m.switchCost() >= m.path(urgent)
 }
 
 // slack is the part of the fair share that a path may take and still wait.

@@ -199,10 +199,11 @@ func (m *machine) cut() float64 {
 		return mostSeconds * mostSeconds
 	}
 	workers := float64(m.conf.Workers)
-	if m.conf.Switch == 0 {
+	cost := m.switchCost()
+	if cost == 0 {
 		return max(m.total/(4*workers), 1e-9)
 	}
-	return max(m.work/(4*workers), switchWeight*m.conf.Switch.Seconds())
+	return max(m.work/(4*workers), switchWeight*cost)
 }
 
 // switchWeight is how many times the cost of a switch a cut is at the least.

@@ -13,6 +13,9 @@ type Snapshot struct {
 	Waiting, Ready, Running, Ended int            // tasks: for others, for a worker, on one, over
 	Statuses                       map[string]int // of those that ended
 	Retries                        int            // attempts beyond the first
+	// Switch is what a switch costs: Config.Switch, or what was measured; zero:
+	// not known.
+	Switch time.Duration
 	// Percent of the estimated work that is done, what runs counted in part.
 	Percent float64
 	// End is when the run ends as far as the estimates know; zero before the
@@ -62,7 +65,7 @@ func (s *Scheduler[J, R]) Snapshot() Snapshot {
 func (m *machine) snapshot(epoch time.Time, now time.Duration) Snapshot {
 	moment := func(at int64) time.Time { return epoch.Add(time.Duration(at)) }
 	out := Snapshot{At: epoch.Add(now), Waiting: m.waiting, Ready: m.ready, Running: m.active,
-		Ended: len(m.tasks) - m.unfinished, Statuses: make(map[string]int), Retries: m.retries, Cancelled: m.cancelled}
+		Ended: len(m.tasks) - m.unfinished, Statuses: make(map[string]int), Retries: m.retries, Switch: fromSeconds(m.switchCost()), Cancelled: m.cancelled}
 	for s, n := range m.byStatus {
 		if n > 0 {
 			out.Statuses[status(s).String()] = n

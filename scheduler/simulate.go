@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -30,6 +31,9 @@ type SimConfig struct {
 	// Noise is the standard deviation of the logarithm by which estimates are
 	// off the durations: known estimates are multiplied with exp(Noise*N(0,1)).
 	Noise float64
+	// Switching is what a switch truly costs; zero: Config.Switch, which is what
+	// the scheduler is told.
+	Switching time.Duration
 	// Seed of all that is drawn.
 	Seed uint64
 	// Until stops the run by a cancellation; zero: never.
@@ -43,9 +47,12 @@ type Simulation struct {
 	Intervals []Interval    // in the order of their ends
 	Statuses  map[string]int
 	Switches  int // batches whose key the worker did not know
-	Deaths    int
-	Batches   int
-	Inputs    int
+	// Switch is what the scheduler held a switch to cost at the end, given or
+	// measured; zero: not known.
+	Switch  time.Duration
+	Deaths  int
+	Batches int
+	Inputs  int
 }
 
 // Interval is one attempt at a task.
@@ -185,6 +192,7 @@ func (s *simulation) run() error {
 	for s.demands < s.m.conf.Workers && len(s.boots) < len(s.truth) { // those that were never asked for
 		s.boot()
 	}
+	s.out.Switch = fromSeconds(s.m.switchCost())
 	s.out.Bound = boundOf(s.m, s.truth, s.boots, max(1, s.c.MaxTasks))
 	return nil
 }
@@ -265,7 +273,7 @@ func (s *simulation) begin(a *action) {
 	s.out.Batches++
 	if s.m.batches[a.id].switched {
 		s.out.Switches++
-		b.begun += int64(s.c.Switch)
+		b.begun += int64(cmp.Or(s.c.Switching, s.c.Switch))
 	}
 	s.nextTask(a.id)
 }
