@@ -66,7 +66,7 @@ func TestATypingErrorInTheDemandsFails(t *testing.T) {
 	t.Setenv(Variable, "qmeu,all")
 	var tb fakeTB
 	Thing(&tb, "gadget", present)
-	assert.Contains(t, tb.failed, "need: BULLPEN_REQUIRE names qmeu, want some of: all, e2fsck, etcd")
+	assert.Contains(t, tb.failed, "need: BULLPEN_REQUIRE names qmeu, want some of: all, dnsmasq, e2fsck, etcd")
 }
 
 func TestAnUnknownThingWithoutAProbeFails(t *testing.T) {

@@ -21,6 +21,7 @@ type thing struct {
 // has no effects; that a thing works is for the test to find out.
 func things() []thing {
 	return []thing{
+		{"dnsmasq", "apt-get install --no-install-recommends dnsmasq-base", program("dnsmasq")},
 		{"e2fsck", "apt-get install e2fsprogs", program("e2fsck")},
 		{"etcd", "apt-get install etcd-server", either(variable("BULLPEN_ETCD"), program("etcd"))},
 		{"gcc", "apt-get install gcc libc6-dev, and CGO_ENABLED=1", program("gcc")},
@@ -31,6 +32,7 @@ func things() []thing {
 		{"postgres", "apt-get install postgresql, or set BULLPEN_POSTGRES to a connection string", either(variable("BULLPEN_POSTGRES"), file("/usr/lib/postgresql/*/bin/initdb"))},
 		{"qemu", "apt-get install --no-install-recommends qemu-system-x86 qemu-utils", both(program("qemu-system-x86_64"), program("qemu-img"))},
 		{"root", "run as root", root},
+		{"sshd", "apt-get install --no-install-recommends openssh-server", program("sshd")},
 	}
 }
 

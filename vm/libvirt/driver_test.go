@@ -239,6 +239,25 @@ func TestACallThatHangsIsLeftAtTheContextsEnd(t *testing.T) {
 	assert.Equal(t, vm.EndKilled, end.Kind)
 }
 
+// libvirtd dies while it ends QEMU, and the next one knows only that it is off.
+func TestAMachineThatWasKilledIsKilledAlsoWhereLibvirtHasForgottenWhy(t *testing.T) {
+	for _, reason := range []int{offUnknown, offCrashed} {
+		h, d := openFake(t, nil)
+		m := startFake(t, d, fakeSpec())
+		h.hooks(func(op, name string) error {
+			if op != "kill" {
+				return nil
+			}
+			h.stop(name, reason)
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}, nil)
+		require.NoError(t, m.Kill(t.Context()))
+		end, err := m.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, vm.EndKilled, end.Kind, "reason %d: %+v", reason, end)
+	}
+}
+
 func TestAListingErrorIsAnError(t *testing.T) {
 	h, d := openFake(t, nil)
 	_, err := d.Create(t.Context(), fakeSpec())

@@ -43,7 +43,7 @@ func (d *Driver) force(uuid string) (stop func()) {
 }
 
 // atOnce is how long a killed QEMU is waited for before libvirt is asked.
-const atOnce = 100 * time.Millisecond
+const atOnce = 500 * time.Millisecond
 
 // killNow ends the QEMU of a domain with that uuid, where it is on this computer
 // and may be: libvirt asks it to end, and then looks again after 200 ms at the
@@ -57,12 +57,18 @@ func (d *Driver) killNow(ctx context.Context, uuid string) {
 	if n, err := killQEMU("/proc", uuid); n == 0 || err != nil {
 		return // another user's, or gone: libvirt's way has to do
 	}
-	there := func(file string) bool { return saysUUID(file, uuid) }
-	for began := time.Now(); slices.ContainsFunc(files, there) && time.Since(began) < atOnce; {
+	for began := time.Now(); slices.ContainsFunc(files, remains) && time.Since(began) < atOnce; {
 		if sleep(ctx, time.Millisecond) != nil {
 			return
 		}
 	}
+}
+
+// remains reports whether a killed process is there: one that is about to end, or
+// that nobody has reaped, has no arguments any more, but libvirt still finds it.
+func remains(cmdline string) bool {
+	b, err := os.ReadFile(cmdline)
+	return err == nil && (len(b) == 0 || bytes.Contains(b, []byte("\x00-uuid\x00")))
 }
 
 // findQEMU gives the processes whose arguments say "-uuid <uuid>". One that has

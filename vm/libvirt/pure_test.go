@@ -258,6 +258,9 @@ func TestTheDescriptionSaysWhatTheGuestLooksFor(t *testing.T) {
 	var back libvirtxml.Domain
 	require.NoError(t, back.Unmarshal(text))
 	assert.Len(t, back.Devices.Disks, 3)
+	for _, disk := range back.Devices.Disks {
+		assert.Equal(t, "report", disk.Driver.ErrorPolicy, "QEMU stops a guest whose disk has no room on the host")
+	}
 }
 
 func TestACommandLineCarriesNoSpacesAndHasALimit(t *testing.T) {
