@@ -16,6 +16,7 @@ import (
 	"syscall"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/calls"
 	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 	"github.com/bullpen-vm/bullpen/vm/libvirt/internal/tsc"
 )
@@ -33,9 +34,7 @@ type Driver struct {
 	log    *slog.Logger
 	line   *line
 	hub    *hub
-	// context ends when Close begins.
-	context context.Context
-	cancel  context.CancelFunc
+	calls  *calls.Gate
 
 	probe sync.Mutex // held while KVM is tried
 	accel *accelerator
@@ -43,10 +42,6 @@ type Driver struct {
 	counter func() int // kHz of this computer's time stamp counter; zero: unknown
 
 	mu     sync.Mutex
-	closed bool
-	done   chan struct{}  // closed when Close is through
-	err    error          // of Close
-	ops    sync.WaitGroup // calls and supervisors; added to under mu while not closed
 	runs   map[vm.ID]*run // started by this driver and not over
 	starts map[vm.ID]bool // being started by this driver
 }
@@ -63,7 +58,7 @@ func open(ctx context.Context, c Config, dial dial) (*Driver, error) {
 			return nil, fail(err)
 		}
 	}
-	d := &Driver{conf: conf, target: t, hub: newHub(), done: make(chan struct{}), runs: map[vm.ID]*run{}, starts: map[vm.ID]bool{}}
+	d := &Driver{calls: calls.New(), conf: conf, target: t, hub: newHub(), runs: map[vm.ID]*run{}, starts: map[vm.ID]bool{}}
 	d.line = newLine(conf.URI, dial, d.hub, conf.Reconnect, conf.Logger)
 	if err := d.line.open(ctx); err != nil {
 		return nil, fail(err)
@@ -72,8 +67,7 @@ func open(ctx context.Context, c Config, dial dial) (*Driver, error) {
 		return nil, fail(errors.Join(err, d.line.close()))
 	}
 	d.log = conf.Logger.With("driver", d.hostID)
-	d.context, d.cancel = context.WithCancel(context.Background())
-	d.counter = sync.OnceValue(func() int { return tsc.Rate(d.context) })
+	d.counter = sync.OnceValue(func() int { return tsc.Rate(d.calls.Context()) })
 	if err := d.removeLeftovers(ctx); err != nil {
 		return nil, fail(errors.Join(err, d.line.close()))
 	}
@@ -189,28 +183,10 @@ func (d *Driver) HostID() string { return d.hostID }
 // Root is the folder of this hypervisor's machines, below Config.Root.
 func (d *Driver) Root() string { return d.base }
 
-// errClosing is the cause of contexts that Close ended.
-var errClosing = fmt.Errorf("the driver was closed meanwhile: %w", vm.ErrClosed)
-
 // begin enters a call: the context it gives ends with Close too. Each call has
 // to leave by the function it was given.
 func (d *Driver) begin(ctx context.Context) (context.Context, func(), error) {
-	if err := context.Cause(ctx); err != nil {
-		return ctx, nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return ctx, nil, vm.ErrClosed
-	}
-	d.ops.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(d.context, func() { cancel(errClosing) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		d.ops.Done()
-	}, nil
+	return d.calls.Enter(ctx)
 }
 
 // fail makes the error of an operation.
@@ -267,16 +243,11 @@ func do[T any](ctx context.Context, d *Driver, op string, id vm.ID, late func(T)
 // releases the connection. Definitions and folders stay: they are for Destroy. It
 // is idempotent. A call that libvirt does not answer is waited for.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		<-d.done
-		return d.err
-	}
-	d.closed = true
-	d.cancel()
-	d.mu.Unlock()
-	defer close(d.done)
+	return d.calls.Close(d.killAll, func() error { return d.line.close() })
+}
+
+// killAll ends what this driver has started and leaves what is to survive.
+func (d *Driver) killAll() error {
 	var errs []error
 	for _, r := range d.running() {
 		if r.spec.OnExit == vm.Survive {
@@ -290,10 +261,7 @@ func (d *Driver) Close() error {
 		}
 		cancel()
 	}
-	d.ops.Wait()
-	errs = append(errs, d.line.close())
-	d.err = errors.Join(errs...)
-	return d.err
+	return errors.Join(errs...)
 }
 
 func (d *Driver) running() []*run {
@@ -304,12 +272,6 @@ func (d *Driver) running() []*run {
 		all = append(all, r)
 	}
 	return all
-}
-
-func (d *Driver) closing() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.closed
 }
 
 // own gives the run of a machine that this driver started; nil when it did not.

@@ -116,9 +116,9 @@ func (d *Driver) tryKVM(ctx context.Context) (took time.Duration, err error) {
 	type started struct{ err error }
 	out := make(chan started, 1)
 	began := time.Now()
-	d.ops.Add(1) // inside Create's own, so Close is not past its wait
+	d.calls.Keep() // inside Create's own, so Close is not past its wait
 	go func() {
-		defer d.ops.Done()
+		defer d.calls.Done()
 		err := d.line.use(context.WithoutCancel(ctx), false, func(c conn) error { return c.Run(text, d.target.autoDestroy()) })
 		out <- started{err}
 		if err == nil && ctx.Err() != nil {

@@ -48,7 +48,7 @@ func (r *run) attach(ctx context.Context) error {
 	}
 	d.mu.Lock()
 	d.runs[r.id] = r
-	d.ops.Add(1) // inside a call's own, so Close is not past its wait
+	d.calls.Keep() // inside a call's own, so Close is not past its wait
 	d.mu.Unlock()
 	r.supervised = true
 	go r.supervise()
@@ -62,7 +62,7 @@ func (r *run) leave() { r.once.Do(func() { close(r.left) }) }
 // channel.
 func (r *run) supervise() {
 	d := r.m.d
-	defer d.ops.Done()
+	defer d.calls.Done()
 	if end := r.watch(); end != nil {
 		if why := r.why.Load(); why != nil && (end.Kind == vm.EndKilled || end.Kind == vm.EndUnknown || end.Detail == qemuDied) {
 			end.Kind, end.Detail = vm.EndKilled, *why

@@ -15,6 +15,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/calls"
 )
 
 // Start boots the domain and connects to its guest's channel.
@@ -100,8 +101,8 @@ func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot fu
 		return m.withConsole(op, spec, err)
 	}
 	err = r.attach(ctx)
-	if m.d.closing() {
-		err = errClosing // which may have looked for runs before this one was there
+	if m.d.calls.Closing() {
+		err = calls.ErrClosing // which may have looked for runs before this one was there
 	}
 	if err == nil {
 		err = context.Cause(ctx)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/calls"
 	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
@@ -26,15 +27,10 @@ type Driver struct {
 	root   string
 	hostID string
 	log    *slog.Logger
-	// context ends when Close begins.
-	context context.Context
-	cancel  context.CancelFunc
-	launch  *launcher
+	calls  *calls.Gate
+	launch *launcher
 
 	mu     sync.Mutex
-	closed bool
-	done   chan struct{}  // closed when Close is through
-	ops    sync.WaitGroup // calls and supervisors; added to under mu while not closed
 	runs   map[vm.ID]*run // started by this driver and not over
 	starts map[vm.ID]bool // being started by this driver
 }
@@ -60,10 +56,9 @@ func Open(c Config) (*Driver, error) {
 	}
 	d := &Driver{
 		conf: conf, root: root, hostID: id, log: conf.Logger.With("driver", "local"),
-		launch: newLauncher(), done: make(chan struct{}),
+		launch: newLauncher(), calls: calls.New(),
 		runs: make(map[vm.ID]*run), starts: make(map[vm.ID]bool),
 	}
-	d.context, d.cancel = context.WithCancel(context.Background())
 	err = d.removeLeftovers()
 	if err == nil {
 		err = removeStaleAddresses(root)
@@ -81,28 +76,10 @@ func (d *Driver) HostID() string { return d.hostID }
 // Root is the folder of the machines.
 func (d *Driver) Root() string { return d.root }
 
-// errClosing is the cause of contexts that Close ended.
-var errClosing = fmt.Errorf("the driver was closed meanwhile: %w", vm.ErrClosed)
-
 // begin enters a call: the context it gives ends with Close too. Each call has
 // to leave by the function it was given.
 func (d *Driver) begin(ctx context.Context) (context.Context, func(), error) {
-	if err := context.Cause(ctx); err != nil {
-		return ctx, nil, err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.closed {
-		return ctx, nil, vm.ErrClosed
-	}
-	d.ops.Add(1)
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(d.context, func() { cancel(errClosing) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-		d.ops.Done()
-	}, nil
+	return d.calls.Enter(ctx)
 }
 
 // fail makes the error of an operation.
@@ -321,17 +298,15 @@ func (d *Driver) List(ctx context.Context) ([]vm.Info, error) {
 // goroutines and for calls in progress, whose contexts it ends. Folders stay:
 // they are for Destroy. It is idempotent.
 func (d *Driver) Close() error {
-	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		<-d.done
-		return nil
-	}
-	d.closed = true
-	d.cancel()
-	d.mu.Unlock()
-	defer close(d.done)
 	// A start in progress sees its context end and takes back what it began.
+	return d.calls.Close(d.killAll, func() error {
+		d.launch.close()
+		return nil
+	})
+}
+
+// killAll ends what this driver has started.
+func (d *Driver) killAll() error {
 	var errs []error
 	for _, r := range d.running() {
 		ctx, cancel := context.WithTimeout(context.Background(), d.conf.KillTimeout)
@@ -340,8 +315,6 @@ func (d *Driver) Close() error {
 		}
 		cancel()
 	}
-	d.ops.Wait()
-	d.launch.close()
 	return errors.Join(errs...)
 }
 
@@ -353,10 +326,4 @@ func (d *Driver) running() []*run {
 		all = append(all, r)
 	}
 	return all
-}
-
-func (d *Driver) closing() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.closed
 }

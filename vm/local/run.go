@@ -38,7 +38,7 @@ const (
 // the end is recorded, and only then gives up the channel.
 func (r *run) supervise() {
 	d := r.m.d
-	defer d.ops.Done()
+	defer d.calls.Done()
 	werr := r.command.Wait()
 	if err := r.bury(werr); err != nil {
 		d.log.Warn("a machine's end could not be looked after", "machine", r.id, "err", err)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/calls"
 )
 
 // Start starts the machine's processes: it returns when the agent's program
@@ -84,8 +85,8 @@ func (m *machine) start(ctx context.Context, spec specRecord) error {
 		return err
 	}
 	err = r.started(ctx)
-	if m.d.closing() {
-		err = errClosing // which may have killed it, or looked for runs before this one was there
+	if m.d.calls.Closing() {
+		err = calls.ErrClosing // which may have killed it, or looked for runs before this one was there
 	}
 	if err != nil {
 		kctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.d.conf.KillTimeout)
@@ -149,7 +150,7 @@ func (m *machine) launch(spec specRecord, secret string, env []string) (*run, er
 	}
 	m.d.mu.Lock()
 	m.d.runs[m.id] = r
-	m.d.ops.Add(1) // inside Start's own, so Close is not past its wait
+	m.d.calls.Keep() // inside Start's own, so Close is not past its wait
 	m.d.mu.Unlock()
 	go r.supervise()
 	return r, nil
