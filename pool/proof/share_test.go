@@ -23,10 +23,19 @@ import (
 const (
 	ttl    = 10 * time.Second
 	margin = 2 * time.Second
-	// reap is how long the reaping of a dead harness's machines and the boot of
-	// another may take on a computer that has much else to do.
-	reap = 90 * time.Second
 )
+
+// times are how long things may take with a kind of machines, on a computer that
+// has much else to do: reaping a dead harness's machines and booting another, and
+// how soon a harness is killed.
+type times struct{ reap, kill time.Duration }
+
+func timesOf(kind string) times {
+	if kind == "local" {
+		return times{reap: 90 * time.Second, kill: 2 * time.Second}
+	}
+	return times{reap: 5 * time.Minute, kill: 20 * time.Second}
+}
 
 func TestSoakAHarnessThatIsKilledAgainAndAgainDelaysTheOtherNoMoreThanItsLeasesLast(t *testing.T) {
 	dir, err := os.MkdirTemp("", "pp") // sockets' paths are short
@@ -65,7 +74,7 @@ func soak(t *testing.T, lasts time.Duration, args ...string) {
 	for i := range workers {
 		others.Go(func() {
 			for time.Now().Before(end) {
-				waited, err := h.use(ctx, fmt.Sprintf("survivor-%d", i), ttl+margin+reap)
+				waited, err := h.use(ctx, fmt.Sprintf("survivor-%d", i), ttl+margin+timesOf(args[0]).reap)
 				mu.Lock()
 				worst, uses = max(worst, waited), uses+1
 				mu.Unlock()
@@ -118,7 +127,7 @@ func sacrifice(ctx context.Context, args []string) (uses int, err error) {
 	kill := func() { _ = cmd.Process.Kill() }
 	early := rand.N(2) == 0 // anywhere on its way to a machine, or while it works
 	if early {
-		timer := time.AfterFunc(rand.N(2*time.Second), kill)
+		timer := time.AfterFunc(rand.N(timesOf(args[0]).kill), kill)
 		defer timer.Stop()
 	}
 	for line := bufio.NewScanner(out); line.Scan(); {

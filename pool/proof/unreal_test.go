@@ -1,0 +1,14 @@
+//go:build !cgo || !(libvirt || libvirt_dlopen)
+
+package proof
+
+import (
+	"context"
+	"errors"
+
+	"github.com/bullpen-vm/bullpen/vm"
+)
+
+func driveReal(context.Context, []string) (vm.Driver, vm.Spec, error) {
+	return nil, vm.Spec{}, errors.ErrUnsupported
+}
