@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
+	"sync/atomic"
 )
 
 // Sweep frees the leases under prefix whose holders are proven gone, and
@@ -25,29 +27,62 @@ func (m *Manager) Sweep(ctx context.Context, prefix string) ([]Record, error) {
 		return fail(err)
 	}
 	now := m.clock.mono()
-	var errs []error
-	for _, srec := range sessions {
+	errs := make([]error, len(sessions)+len(records))
+	m.together(len(sessions), func(i int) {
+		srec := sessions[i]
 		if srec.Key == own {
-			continue
+			return
 		}
 		if _, err := m.judgeSession(ctx, srec, now, false); err != nil {
-			errs = append(errs, &OpError{Op: "sweep", Key: srec.Key, Holder: srec, Err: err})
+			errs[i] = &OpError{Op: "sweep", Key: srec.Key, Holder: srec, Err: err}
 		}
-	}
-	var freed []Record
-	for _, rec := range records {
+	})
+	gone := make([]bool, len(records))
+	m.together(len(records), func(i int) {
+		rec := records[i]
 		if strings.HasPrefix(rec.Key, sessionPrefix) || rec.Session != "" && rec.Session == own {
-			continue
+			return
 		}
 		ok, err := m.sweepOne(ctx, rec)
 		if err != nil {
-			errs = append(errs, &OpError{Op: "sweep", Key: rec.Key, Holder: rec, Err: err})
+			errs[len(sessions)+i] = &OpError{Op: "sweep", Key: rec.Key, Holder: rec, Err: err}
 		} else if ok {
-			freed = append(freed, rec)
+			gone[i] = true
 			m.wakeUp(rec.Key)
+		}
+	})
+	var freed []Record
+	for i, rec := range records {
+		if gone[i] {
+			freed = append(freed, rec)
 		}
 	}
 	return freed, errors.Join(errs...)
+}
+
+// sweepers is how many removals are on their way at once: stores put what comes
+// together into one commit.
+const sweepers = 64
+
+// together calls f with 0 to n-1, several at a time where the store may block, and
+// returns when all have returned.
+func (m *Manager) together(n int, f func(i int)) {
+	if m.mem != nil || n < 2 {
+		for i := range n {
+			f(i)
+		}
+		return
+	}
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range min(n, sweepers) {
+		wg.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				f(i)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 func (m *Manager) sweepOne(ctx context.Context, rec Record) (bool, error) {

@@ -235,3 +235,30 @@ func TestStoreIDIsTheStores(t *testing.T) {
 	_, err = m.StoreID(t.Context())
 	require.ErrorIs(t, err, errDown)
 }
+
+// slowStore is any Store but a MemStore: one that may block.
+type slowStore struct{ Store }
+
+func TestASweepFreesManyOrphansAndTellsThemInOrder(t *testing.T) {
+	mem := NewMemStore()
+	m, err := New(Config{Store: slowStore{mem}, NoLock: true})
+	require.NoError(t, err)
+	defer m.Close(t.Context())
+	mine, err := m.Acquire(t.Context(), "slot/mine", nil)
+	require.NoError(t, err)
+	for n := range 500 {
+		_, err := mem.Swap(t.Context(), Record{}, Record{Key: fmt.Sprintf("slot/%03d", n), Session: fmt.Sprintf("session/gone-%d", n)}, true)
+		require.NoError(t, err)
+	}
+	freed, err := m.Sweep(t.Context(), "slot/")
+	require.NoError(t, err)
+	require.Len(t, freed, 500)
+	for n, rec := range freed {
+		require.Equal(t, fmt.Sprintf("slot/%03d", n), rec.Key)
+	}
+	left, err := mem.List(t.Context(), "slot/")
+	require.NoError(t, err)
+	require.Len(t, left, 1)
+	require.NoError(t, mine.Check())
+	require.NoError(t, mine.Release(t.Context()))
+}
