@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -23,8 +21,12 @@ func durableLeaseBars() []bar {
 		{pkg: "lease", name: "durable acquire p50, to append and fsync", most: 1.5, stretch: 1, measure: durableAcquire},
 		// The issue asks for 5 (14) times the rate: a fifth (a fourteenth) of the time each.
 		{pkg: "lease", name: "64 durable acquires at once, each to one fsync", most: 1.0 / 5, stretch: 1.0 / 14, measure: durableTogether},
-		{pkg: "lease", name: "8 stores on one SQLite file, p99 to p50", most: 250, stretch: 50, measure: durableCrowd},
+		{pkg: "lease", name: "8 processes on one SQLite file, p99 to p50", most: 250, stretch: 50, measure: durableCrowd},
 		{pkg: "lease", name: "commits per TTL/3 with 10k leases held", most: 1, measure: durableRenewals},
+		{pkg: "lease", name: "PostgreSQL, 64 clients claim, p99 to p50", most: 10, stretch: 5, measure: claimTail},
+		// The issue asks for 0.8 (0.95) of the rate.
+		{pkg: "lease", name: "time of such a claim, to raw SKIP LOCKED", most: 1 / 0.8, stretch: 1 / 0.95, measure: claimRate},
+		{pkg: "lease", name: "10k holders die, all granted after TTL+margin", most: 1, unit: " s", measure: leaseDeath},
 	}
 }
 
@@ -176,39 +178,6 @@ func timed1(call func() ([]time.Duration, error)) (time.Duration, error) {
 		sum += d
 	}
 	return sum / time.Duration(max(len(all), 1)), err
-}
-
-// durableCrowd has a connection, a gate and a committer per store, as processes
-// have.
-func durableCrowd(ctx context.Context, full bool) (value float64, note string, err error) {
-	dir, err := scratch()
-	if err != nil {
-		return 0, "", err
-	}
-	defer os.RemoveAll(dir)
-	n := 150
-	if full {
-		n = 1000
-	}
-	const stores = 8
-	var wg sync.WaitGroup
-	all := make([][]time.Duration, stores)
-	errs := make([]error, stores)
-	for s := range stores {
-		m, _, end, opened := durable(ctx, dir, 0)
-		if opened != nil {
-			return 0, "", opened
-		}
-		defer func() { err = keep(err, end()) }()
-		wg.Go(func() { all[s], errs[s] = acquired(ctx, m, "s/"+strconv.Itoa(s), n) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
-		return 0, "", err
-	}
-	took := slices.Sorted(slices.Values(slices.Concat(all...)))
-	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	return float64(p99) / float64(p50), fmt.Sprintf("p50 %v, p99 %v, longest %v", short(p50), short(p99), short(took[len(took)-1])), nil
 }
 
 func durableRenewals(ctx context.Context, full bool) (value float64, note string, err error) {

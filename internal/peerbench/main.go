@@ -27,7 +27,12 @@ import (
 // patience bounds a run of one package's bars without -full.
 const patience = 50 * time.Second
 
-func main() { os.Exit(start()) }
+func main() {
+	if settings := os.Getenv(crowdVariable); settings != "" {
+		os.Exit(crowdMember(settings))
+	}
+	os.Exit(start())
+}
 
 func run(args []string, out, errs io.Writer) int {
 	flags := flag.NewFlagSet("peerbench", flag.ContinueOnError)
