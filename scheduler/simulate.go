@@ -53,6 +53,10 @@ type Simulation struct {
 	Deaths  int
 	Batches int
 	Inputs  int
+	// Elapsed is how long the decisions took, and the simulation around them, on
+	// the real clock, from when the tasks were taken in. Of two equal runs it is
+	// all that may differ.
+	Elapsed time.Duration
 }
 
 // Interval is one attempt at a task.
@@ -101,8 +105,16 @@ func Simulate[J any](tasks []Task[J], c SimConfig) (*Simulation, error) {
 	if err := s.feed(&input{Kind: inAdd, Specs: specs}); err != nil {
 		return nil, err
 	}
+	s.out.Intervals = make([]Interval, 0, len(tasks))
+	begun := time.Now()
 	if err := s.run(); err != nil {
 		return nil, err
+	}
+	s.out.Elapsed = time.Since(begun)
+	for status, n := range s.m.byStatus {
+		if n > 0 {
+			s.out.Statuses[statusWords[status]] = n
+		}
 	}
 	return s.out, nil
 }
@@ -121,6 +133,7 @@ type simulation struct {
 	arrived int
 	boots   []int64 // of the first demands, for the bound
 	acting  []action
+	in      input // of the events that come with each task
 }
 
 type simWorker struct {
@@ -234,8 +247,6 @@ func (s *simulation) act(a *action) {
 		s.at(0, simDies, a.id, s.batches[a.id].gen)
 	case doRelease:
 		s.at(0, simGone, a.id, 0)
-	case doOutcome:
-		s.out.Statuses[s.m.tasks[a.id].status.String()]++
 	}
 }
 
@@ -305,7 +316,8 @@ func (s *simulation) taskEnds(e timer) error {
 	s.out.Intervals = append(s.out.Intervals, Interval{Task: int(t), Worker: int(worker), Start: time.Duration(b.begun),
 		End: time.Duration(s.now), Attempt: attempt})
 	s.out.Makespan = max(s.out.Makespan, time.Duration(s.now))
-	in := &input{Kind: inEnded, ID: e.id, Task: t, Status: v.Status, Exit: v.Exit}
+	s.in = input{Kind: inEnded, ID: e.id, Task: t, Status: v.Status, Exit: v.Exit}
+	in := &s.in
 	if v.Infra != nil {
 		in.Infra, in.Text = true, v.Infra.Error()
 	}
@@ -319,7 +331,8 @@ func (s *simulation) taskEnds(e timer) error {
 	b = &s.batches[e.id]
 	if last && b.gen == gen {
 		b.gen++
-		return s.feed(&input{Kind: inOver, ID: e.id})
+		s.in = input{Kind: inOver, ID: e.id}
+		return s.feed(&s.in)
 	}
 	if b.gen == gen {
 		s.nextTask(e.id)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -15,13 +16,25 @@ import (
 func schedulerBars() []bar {
 	return []bar{
 		{pkg: "scheduler", name: "independent, noise 0.3, to the bound", most: 1.01, stretch: 1.002, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.3}, toBound, medianOf)},
-		{pkg: "scheduler", name: "the same, worst of the seeds", most: 1.05, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.3}, toBound, worstOf)},
+		{pkg: "scheduler", name: "independent, noise 0.3, worst of the seeds", most: 1.05, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.3}, toBound, worstOf)},
 		{pkg: "scheduler", name: "noise 0.7, 31 tasks a machine, to the bound", most: 1.02, stretch: 1.01, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.7}, toBound, medianOf)},
 		{pkg: "scheduler", name: "20 % never seen, to the bound", most: 1.02, stretch: 1.002, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.3, unseen: 0.2}, toBound, medianOf)},
-		{pkg: "scheduler", name: "boot delays, 32 machines, to a FIFO queue", most: 0.9, stretch: 0.8, measure: simulated(independent{tasks: 1000, workers: 32, noise: 0.3, boots: true}, toGiven, medianOf)},
+		{pkg: "scheduler", name: "boot delays, 32+ machines, to a FIFO queue", most: 0.9, stretch: 0.8, measure: booting},
+		{pkg: "scheduler", name: "graphs, to the window bound", most: 1.01, stretch: 1.005, measure: inGraphs(toWindow, medianOf)},
+		{pkg: "scheduler", name: "graphs, part of cells not under 1.10", most: 0.05, measure: inGraphs(toWindow, notUnder(1.10))},
+		{pkg: "scheduler", name: "graphs, to the best of perturbed lists", most: 1.03, stretch: 1.01, measure: inGraphs(toPerturbed, medianOf)},
+		{pkg: "scheduler", name: "graphs, to the unit-weight critical path", most: 1, measure: inGraphs(toUnits, medianOf)},
+		{pkg: "scheduler", name: "affinity, switch 1 to 5 s, to the bound", most: 1.10, stretch: 1.07, measure: switched(true, toSetUp, medianOf)},
+		{pkg: "scheduler", name: "affinity, to atomic groups, worst", most: 1.03, measure: switched(true, toAtomic, worstOf)},
+		{pkg: "scheduler", name: "affinity, cost measured, to the bound", most: 1.10, stretch: 1.07, measure: switched(false, toSetUp, medianOf)},
 		{pkg: "scheduler", name: "machines die, MTBF 2000 s, to the bound", most: 1.04, stretch: 1.02, measure: simulated(independent{tasks: 10_000, workers: 32, noise: 0.3, mtbf: 2000 * time.Second}, toBound, medianOf)},
-		{pkg: "scheduler", name: "a decision at 100k tasks, to container/heap", most: 2, stretch: 0.7, measure: decision(100_000)},
-		{pkg: "scheduler", name: "a decision at 1M tasks, to container/heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000)},
+		{pkg: "scheduler", name: "machines die, MTBF 2000 s, to a FIFO queue", most: 1, measure: simulated(independent{tasks: 10_000, workers: 32, noise: 0.3, mtbf: 2000 * time.Second}, toGiven, medianOf)},
+		{pkg: "scheduler", name: "a decision at 100k tasks, to container/heap", most: 2, stretch: 0.7, measure: decision(100_000, plain)},
+		{pkg: "scheduler", name: "a decision at 100k, affinity, to the heap", most: 2, stretch: 0.7, measure: decision(100_000, affine)},
+		{pkg: "scheduler", name: "a decision at 100k, chains, to the heap", most: 2, stretch: 0.7, measure: decision(100_000, chained)},
+		{pkg: "scheduler", name: "a decision at 1M tasks, to container/heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000, plain)},
+		{pkg: "scheduler", name: "a decision at 1M, affinity, to the heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000, affine)},
+		{pkg: "scheduler", name: "a decision at 1M, chains, to the heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000, chained)},
 		{pkg: "scheduler", name: "a task at 1M tasks, to one at 10k", most: 5, stretch: 3, fullOnly: true, measure: growth},
 	}
 }
@@ -114,15 +127,36 @@ func simulated(i independent, ratio func([]scheduler.Task[struct{}], scheduler.S
 	}
 }
 
-// decision compares a whole simulated run, by the task, with one push and one pop
-// of as many durations on container/heap.
-func decision(n int) func(context.Context, bool) (float64, string, error) {
+// booting gives the median over sizes of fleets and loads of the median of the seeds.
+func booting(ctx context.Context, full bool) (float64, string, error) {
+	var medians []float64
+	for _, c := range []struct{ workers, per int }{{32, 31}, {128, 50}, {32, 200}, {500, 20}} {
+		v, _, err := simulated(independent{tasks: c.workers * c.per, workers: c.workers, noise: 0.3, boots: true}, toGiven, medianOf)(ctx, full)
+		if err != nil {
+			return 0, "", err
+		}
+		medians = append(medians, v)
+	}
+	return median(medians), "20 to 200 tasks a machine, 15 seeds each", nil
+}
+
+func plain(*scheduler.Task[struct{}], int)      {}
+func affine(t *scheduler.Task[struct{}], i int) { t.Affinity = strconv.Itoa(i / 9 % 100) }
+func chained(t *scheduler.Task[struct{}], i int) {
+	if i%10 > 0 {
+		t.After = []scheduler.Dependency{{Task: strconv.Itoa(i - 1)}}
+	}
+}
+
+// decision compares what a simulated run takes by the task, once the tasks were
+// taken in, with one push and one pop of as many durations on container/heap.
+func decision(n int, shape func(t *scheduler.Task[struct{}], i int)) func(context.Context, bool) (float64, string, error) {
 	return func(ctx context.Context, _ bool) (float64, string, error) {
 		tasks, c := independent{tasks: n, workers: 32}.make(1)
-		return pairs(ctx, 5, func(context.Context) (time.Duration, error) {
-			took, err := simulate(tasks, c)
-			return took / time.Duration(n), err
-		}, func(context.Context) (time.Duration, error) {
+		for i := range tasks {
+			shape(&tasks[i], i)
+		}
+		return bests(ctx, 7, func() (time.Duration, error) { return simulate(tasks, c) }, func() (time.Duration, error) {
 			h := make(durations, 0, n)
 			took, err := timed(func() error {
 				for _, t := range tasks {
@@ -138,24 +172,41 @@ func decision(n int) func(context.Context, bool) (float64, string, error) {
 	}
 }
 
+// bests is pairs for what is measured in one go of some tenths of a second: the
+// least of each side counts, for on a busy machine there is no other that was not
+// interrupted.
+func bests(ctx context.Context, rounds int, ours, peer func() (time.Duration, error)) (float64, string, error) {
+	least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
+	for range rounds {
+		for side, measure := range [...]func() (time.Duration, error){ours, peer} {
+			if err := context.Cause(ctx); err != nil {
+				return 0, "", err
+			}
+			runtime.GC()
+			took, err := measure()
+			if err != nil {
+				return 0, "", err
+			}
+			least[side] = min(least[side], took)
+		}
+	}
+	return float64(least[0]) / float64(least[1]), fmt.Sprintf("%v to %v, the least of %d", least[0], least[1], rounds), nil
+}
+
 func growth(ctx context.Context, _ bool) (float64, string, error) {
 	many, few := 1_000_000, 10_000
 	a, ca := independent{tasks: many, workers: 32}.make(1)
 	b, cb := independent{tasks: few, workers: 32}.make(1)
-	return pairs(ctx, 5, func(context.Context) (time.Duration, error) {
-		took, err := simulate(a, ca)
-		return took / time.Duration(many), err
-	}, func(context.Context) (time.Duration, error) {
-		took, err := simulate(b, cb)
-		return took / time.Duration(few), err
-	})
+	return bests(ctx, 5, func() (time.Duration, error) { return simulate(a, ca) }, func() (time.Duration, error) { return simulate(b, cb) })
 }
 
+// simulate gives what a run takes by the task.
 func simulate(tasks []scheduler.Task[struct{}], c scheduler.SimConfig) (time.Duration, error) {
-	return timed(func() error {
-		_, err := scheduler.Simulate(tasks, c)
-		return err
-	})
+	s, err := scheduler.Simulate(tasks, c)
+	if err != nil {
+		return 0, err
+	}
+	return s.Elapsed / time.Duration(len(tasks)), nil
 }
 
 type durations []time.Duration
