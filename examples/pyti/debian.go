@@ -42,7 +42,7 @@ func debianPython(ctx context.Context, images *diskio.Cache) (_ *diskio.Image, v
 	if err != nil {
 		return nil, "", fmt.Errorf("python = debian: %w", err)
 	}
-	defer lock.Unlock()
+	defer func() { err = errors.Join(err, lock.Unlock()) }()
 	tree := filepath.Join(home, "debian-python")
 	if _, err := os.Stat(tree); err != nil {
 		if err := unpackDebian(ctx, home, tree); err != nil {
@@ -58,12 +58,12 @@ func debianPython(ctx context.Context, images *diskio.Cache) (_ *diskio.Image, v
 }
 
 // unpackDebian makes the tree; it appears whole or not at all.
-func unpackDebian(ctx context.Context, home, tree string) error {
+func unpackDebian(ctx context.Context, home, tree string) (err error) {
 	work, err := os.MkdirTemp(home, ".new-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(work)
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
 	packages, err := debianClosure(ctx)
 	if err != nil {
 		return err

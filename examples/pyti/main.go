@@ -89,7 +89,7 @@ func run(e ends, args []string, stdout, stderr io.Writer) int {
 		level = slog.LevelInfo
 	}
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))
-	code, err := 2, error(nil)
+	code := 2
 	switch conf, configErr := readConfig(configPath, os.Getenv, on); {
 	case configErr != nil:
 		err = configErr

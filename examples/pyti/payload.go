@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"archive/zip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -57,7 +58,7 @@ func (b *bench) prepare(ctx context.Context, req request, python string) (_ *pay
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(scratch)
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
 	var tree diskio.Tree
 	for _, d := range p.dists {
 		tree.Files = append(tree.Files, diskio.File{Path: path.Join("dists", d.Filename), Source: d.Path})

@@ -2,6 +2,7 @@ package pypi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/url"
@@ -90,7 +91,7 @@ func parseHTML(r io.Reader, base *url.URL) ([]Link, error) {
 	for {
 		switch tokens.Next() {
 		case html.ErrorToken:
-			if err := tokens.Err(); err != io.EOF {
+			if err := tokens.Err(); !errors.Is(err, io.EOF) {
 				return nil, fmt.Errorf("the page is not HTML: %w", err)
 			}
 			return links, nil
