@@ -3,6 +3,7 @@ package calls
 import (
 	"context"
 	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,13 @@ import (
 func TestCloseEndsContextsOfCallsAndWaitsForThemAndForWhatTheyLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := New()
+		var mu sync.Mutex
 		var order []string
+		note := func(what string) {
+			mu.Lock()
+			defer mu.Unlock()
+			order = append(order, what)
+		}
 		ctx, leave, err := g.Enter(t.Context())
 		require.NoError(t, err)
 		g.Keep()
@@ -26,10 +33,10 @@ func TestCloseEndsContextsOfCallsAndWaitsForThemAndForWhatTheyLeft(t *testing.T)
 			assert.ErrorIs(t, context.Cause(ctx), vm.ErrClosed)
 			assert.True(t, g.Closing())
 			time.Sleep(time.Second)
-			order = append(order, "call")
+			note("call")
 			leave()
 			time.Sleep(time.Second)
-			order = append(order, "what it left")
+			note("what it left")
 			g.Done()
 		}()
 		assert.False(t, g.Closing())
@@ -39,7 +46,7 @@ func TestCloseEndsContextsOfCallsAndWaitsForThemAndForWhatTheyLeft(t *testing.T)
 			time.Sleep(time.Millisecond)
 			again <- g.Close(nil, nil)
 		}()
-		err = g.Close(func() error { order = append(order, "first"); return one }, func() error { order = append(order, "last"); return two })
+		err = g.Close(func() error { note("first"); return one }, func() error { note("last"); return two })
 		require.ErrorIs(t, err, one)
 		require.ErrorIs(t, err, two)
 		assert.Equal(t, []string{"first", "call", "what it left", "last"}, order)
