@@ -66,6 +66,13 @@ func TestJobsInARowLeaveNothingBehindThatGrows(t *testing.T) {
 	for what, seen := range counts {
 		first, end := seen[1:max(2, len(seen)/3)], seen[len(seen)*2/3:]
 		t.Logf("%s: %d to %d in the first third, %d to %d in the last", what, slices.Min(first), slices.Max(first), slices.Min(end), slices.Max(end))
+		if what == "threads" {
+			// Go and libvirt keep those that they once needed, so there are steps.
+			if slope := medianSlope(seen[len(seen)/3:]); jobs >= 100 {
+				assert.Less(t, slope, 0.01, "threads grow: %v", seen)
+			}
+			continue
+		}
 		// The least: something that is about to go may be there at any one look.
 		assert.LessOrEqual(t, slices.Min(end), slices.Min(first), "%s grow: %v", what, seen)
 	}
