@@ -52,6 +52,8 @@ func cleaner() {
 	os.Exit(0)
 }
 
+// FIELD (c) 35: a process of QEMU is left for each harness that died.
+//
 // An embedded driver has no AUTODESTROY: its machines outlive a killed harness,
 // and the next one finds them.
 func TestSoakNothingIsLeftOfAKilledHarnessOnAnEmbeddedDriver(t *testing.T) {

@@ -101,6 +101,7 @@ func TestAGuestThatHangsIsHungAtTheDeadlineAndKilled(t *testing.T) {
 	assert.Empty(t, processesWith(t, s.Name))
 }
 
+// FIELD (c) 38: a console that nobody drains blocks the guest.
 func TestAConsoleThatIsFloodedStaysBoundedAndTheJobGoesOn(t *testing.T) {
 	d, g := openEmbed(t)
 	d.conf.Console = minConsole

@@ -121,6 +121,9 @@ func openCut(t *testing.T, k *cutter) *Driver {
 	return d
 }
 
+// FIELD (c) 30, 32 and 33: a waiter hangs, a connection never works again, a
+// reconnect comes into a revert, where libvirtd is started anew.
+//
 // libvirtd dies in the middle of each operation, and is there again soon: each
 // ends in the right word, and nothing is left of what did not come to be.
 func TestSoakLibvirtdIsKilledInTheMiddleOfEachOperation(t *testing.T) {

@@ -15,6 +15,8 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
+// FIELD (c) 36: a clock that is behind after a restore.
+//
 // A restored machine must take a fraction of a cold boot; how small a one is for
 // the benchmarks.
 func TestRenewRestoresAParentAndSaysWhichRungItTook(t *testing.T) {
