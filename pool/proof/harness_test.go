@@ -48,7 +48,7 @@ type harness struct {
 	store  *sqlstore.Store
 }
 
-func open(ctx context.Context, args []string) (_ *harness, err error) {
+func open(ctx context.Context, args []string, ready int) (_ *harness, err error) {
 	h := new(harness)
 	defer func() {
 		if err != nil {
@@ -76,7 +76,7 @@ func open(ctx context.Context, args []string) (_ *harness, err error) {
 	}
 	h.Pool, err = pool.New(pool.Config{
 		Name: "shared", Leases: h.leases, Hosts: []pool.Host{{Name: "here", Driver: h.driver, Slots: slots}},
-		Templates: []pool.Template{{Name: "base", Spec: spec, OnExit: onExit, MostUses: 3, Idle: pool.IdleFor(0)}}, Poll: time.Second, Drain: time.Minute,
+		Templates: []pool.Template{{Name: "base", Spec: spec, OnExit: onExit, MostUses: 3, Ready: ready, Idle: pool.IdleFor(0)}}, Poll: time.Second, Drain: time.Minute,
 	})
 	return h, err
 }
@@ -128,11 +128,28 @@ func (h *harness) use(ctx context.Context, job string, limit time.Duration) (wai
 	return waited, errors.Join(err, g.Release(context.WithoutCancel(ctx), nil))
 }
 
+// idle keeps one machine ready, and says its name, until it is killed.
+func idle(ctx context.Context, args []string) error {
+	h, err := open(ctx, args, 1)
+	if err != nil {
+		return err
+	}
+	for h.Stats().Ready == 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	fmt.Println(h.Guests()[0].Name)
+	<-ctx.Done()
+	return ctx.Err()
+}
+
 // victim uses machines until it is killed.
 func victim(args []string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
 	defer cancel()
-	h, err := open(ctx, args)
+	if args[0] == "idle" {
+		return idle(ctx, args[1:])
+	}
+	h, err := open(ctx, args, 0)
 	if err != nil {
 		return err
 	}

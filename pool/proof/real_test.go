@@ -3,6 +3,7 @@
 package proof
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"os"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/diskio/guest/initramfs"
 	"github.com/bullpen-vm/bullpen/internal/need"
+	"github.com/bullpen-vm/bullpen/pool"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/libvirt"
 )
@@ -120,8 +122,9 @@ func emulators(t *testing.T, dir string) (found []int) {
 	return found
 }
 
-// Two harnesses share one libvirtd; what is killed leaves machines that survive.
-func TestSoakOnRealMachinesAKilledHarnessDelaysTheOtherNoMoreThanItsLeasesLast(t *testing.T) {
+// realArgs makes a libvirtd and a guest, or skips.
+func realArgs(t *testing.T) []string {
+	t.Helper()
 	for _, thing := range []string{"libvirt", "qemu", "kernel", "root"} {
 		need.Thing(t, thing)
 	}
@@ -130,9 +133,55 @@ func TestSoakOnRealMachinesAKilledHarnessDelaysTheOtherNoMoreThanItsLeasesLast(t
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 	g := guest(t, dir)
-	uri := libvirtd(t, dir)
-	root := filepath.Join(dir, "r")
-	soak(t, time.Duration(need.Soak(t, 30, 600))*time.Second, "libvirt", dir, uri, root, g.Kernel, g.Initrd, g.Cmdline)
+	return []string{"libvirt", dir, libvirtd(t, dir), filepath.Join(dir, "r"), g.Kernel, g.Initrd, g.Cmdline}
+}
+
+// What the first run had ready the next one takes over, over the guest's own line.
+func TestOnRealMachinesWhatWasReadySurvivesAKillAndIsAdopted(t *testing.T) {
+	args := realArgs(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "/proc/self/exe")
+	cmd.Env = append(os.Environ(), victimVariable+"=idle|"+strings.Join(args, "|"))
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	line := bufio.NewScanner(out)
+	said := line.Scan()
+	name := line.Text()
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	require.True(t, said, "it had no machine")
+
+	h, err := open(ctx, args, 1)
+	require.NoError(t, err)
+	g, err := h.Acquire(ctx, pool.Want{Job: "next"})
+	require.NoError(t, err)
+	require.Equal(t, name, g.Name())
+	require.EqualValues(t, 1, h.Stats().Adopted)
+	require.Zero(t, h.Stats().Boots)
+	var said2 strings.Builder
+	_, err = g.Exec(ctx, vm.Command{Argv: []string{"/bin/echo", "still here"}, Stdout: &said2})
+	require.NoError(t, err)
+	require.Equal(t, "still here\n", said2.String())
+	info, err := g.Machine().Info(ctx)
+	require.NoError(t, err)
+	require.Equal(t, h.leases.LockPath(), info.Owner.Lock, "it is this run's now")
+	require.NoError(t, g.Release(ctx, nil))
+	require.NoError(t, h.Close(ctx))
+	left, err := h.driver.List(ctx)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	h.Pool = nil
+	require.NoError(t, h.close(ctx))
+}
+
+// Two harnesses share one libvirtd; what is killed leaves machines that survive.
+func TestSoakOnRealMachinesAKilledHarnessDelaysTheOtherNoMoreThanItsLeasesLast(t *testing.T) {
+	args := realArgs(t)
+	dir, root := args[1], args[3]
+	soak(t, time.Duration(need.Soak(t, 30, 600))*time.Second, args...)
 	require.Empty(t, emulators(t, dir), "a process of QEMU is left")
 	entries, err := os.ReadDir(root)
 	require.NoError(t, err)

@@ -53,7 +53,7 @@ func TestSoakAHarnessThatIsKilledAgainAndAgainDelaysTheOtherNoMoreThanItsLeasesL
 func soak(t *testing.T, lasts time.Duration, args ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), lasts+10*time.Minute)
 	defer cancel()
-	h, err := open(ctx, args)
+	h, err := open(ctx, args, 0)
 	require.NoError(t, err)
 	end := time.Now().Add(lasts)
 	kills, taken := 0, 0
