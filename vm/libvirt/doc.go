@@ -71,6 +71,13 @@
 // video device has vm.Screenshotter. A machine with a network is no parent: those
 // made of it would all have its hardware address.
 //
+// With Destroy goes the log that libvirt keeps for each name that a domain ever had,
+// where this process may remove it.
+//
+// An emulated guest is told the rate of this computer's time stamp counter
+// (tsc_early_khz=), which it reads, unless Spec.Cmdline says one: on a busy host
+// kernels were seen to find out a wrong one, with a clock five times too fast.
+//
 // # Parents
 //
 // Save has libvirt write a booted machine's state to a file; Fork defines a new
