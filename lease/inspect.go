@@ -27,6 +27,9 @@ type Holding struct {
 	Dead, Known bool
 	// Waiting are the waiters of this Manager, the next one first.
 	Waiting []Waiting
+	// Last are the holders before, the last one first, as far as this Manager knows;
+	// see Ending. Keys that are free and not waited for have no Holding.
+	Last []Ending
 }
 
 // Waiting is one waiter.
@@ -80,11 +83,15 @@ func (h Holding) String() string {
 			}
 		}
 	}
+	if len(h.Last) > 0 {
+		b.WriteString("; before: ")
+		b.WriteString(h.Last[0].text(time.Now()))
+	}
 	return b.String()
 }
 
-// Inspect tells who holds the keys under prefix, since when, and who waits for
-// them here, in the order of the keys. It changes nothing; the sightings that
+// Inspect tells who holds the keys under prefix, since when, who waits for them
+// here, and who held them before, in the order of the keys. It changes nothing; the sightings that
 // it takes count as Sweep's do.
 func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error) {
 	records, err := m.list(ctx, prefix)
@@ -103,12 +110,15 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 		seen[s.Key] = m.sightings.note(s, now)
 	}
 	waiting := m.waiting(prefix, now)
+	m.mu.Lock()
+	last := m.last.under(prefix)
+	m.mu.Unlock()
 	var out []Holding
 	for _, rec := range records {
 		if strings.HasPrefix(rec.Key, sessionPrefix) {
 			continue
 		}
-		h := Holding{Key: rec.Key, Record: rec, Held: wall.Sub(rec.Since), Waiting: waiting[rec.Key]}
+		h := Holding{Key: rec.Key, Record: rec, Held: wall.Sub(rec.Since), Waiting: waiting[rec.Key], Last: last[rec.Key]}
 		delete(waiting, rec.Key)
 		if h.Mine = m.holds(rec); h.Mine {
 			out = append(out, h)
@@ -125,7 +135,7 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 		out = append(out, h)
 	}
 	for key, w := range waiting {
-		out = append(out, Holding{Key: key, Waiting: w})
+		out = append(out, Holding{Key: key, Waiting: w, Last: last[key]})
 	}
 	slices.SortFunc(out, func(a, b Holding) int { return strings.Compare(a.Key, b.Key) })
 	return out, nil

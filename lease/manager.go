@@ -37,7 +37,8 @@ type Manager struct {
 	making  chan struct{}     // closed when the session being made is made
 	former  map[string]bool   // keys of this Manager's lost sessions
 	doubts  map[string]int    // keys where a swap of ours may have been done, and how often they were looked at since
-	undone  map[*Lease]bool   // released, but the record could not be deleted yet
+	last    endings
+	undone  map[*Lease]bool // released, but the record could not be deleted yet
 	tidying bool
 	closing bool
 	stop    chan struct{} // closed by Close: waiters give up
@@ -242,6 +243,9 @@ func (m *Manager) ask(ctx context.Context, l *Lease, o Options, cur Record, now 
 		rec, err := m.store.Swap(ctx, cur, next, true)
 		switch {
 		case err == nil:
+			if j.free && !cur.Zero() {
+				m.succeeded(cur, j.why)
+			}
 			return j, m.grant(ctx, l, rec, start, o)
 		case errors.Is(err, ErrConflict):
 			cur = rec

@@ -16,6 +16,7 @@ func (l *Lease) Release(ctx context.Context) error {
 	var after func()
 	if l.state.CompareAndSwap(stateHeld, stateReleased) {
 		after = l.end()
+		m.ended(l, "released")
 		if m.mem != nil && m.releaseInMemory(l) {
 			m.mu.Unlock()
 			if after != nil {

@@ -221,6 +221,7 @@ func (m *Manager) lose(s *session, why error) {
 				calls = append(calls, f)
 			}
 			if was == stateHeld {
+				m.ended(l, "lost")
 				lost++
 			}
 		}

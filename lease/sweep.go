@@ -97,6 +97,7 @@ func (m *Manager) sweepOne(ctx context.Context, rec Record) (bool, error) {
 		return false, nil // somebody was faster
 	}
 	if err == nil {
+		m.succeeded(rec, j.why)
 		m.log.Info("lease: freed", "key", rec.Key, "from", rec.Owner, "token", rec.Token, "because", j.why)
 	}
 	return err == nil, err
