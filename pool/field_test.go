@@ -136,3 +136,44 @@ func TestAResizedPoolDoesNotClaimTheSlotsThatAreGone(t *testing.T) {
 		w.finish()
 	})
 }
+
+// FIELD (c) 6: a lock that expired is deleted by its late first holder, and so the
+// next one's is gone.
+func TestALateHolderDoesNotGiveBackWhatIsTheNextOnes(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := hypervisor("h")
+		store := lease.NewMemStore()
+		cut := &cutStore{MemStore: store}
+		m1, m2 := manager(t, cut), manager(t, store)
+		open := func(m *lease.Manager) *Pool {
+			p, err := New(Config{Leases: m, Hosts: []Host{{Name: "h", Driver: h.Driver(), Slots: 1}}, Templates: one("a")})
+			require.NoError(t, err)
+			return p
+		}
+		first := open(m1)
+		late, err := first.Acquire(t.Context(), Want{Job: "late"})
+		require.NoError(t, err)
+		cut.cut.Store(true)
+		second := open(m2)
+		g, err := second.Acquire(t.Context(), Want{Job: "next", Timeout: 10 * time.Minute})
+		require.NoError(t, err)
+		before, err := store.Load(t.Context(), slotKey("h", 0))
+		require.NoError(t, err)
+		cut.cut.Store(false)
+		require.ErrorIs(t, late.Release(t.Context(), nil), lease.ErrLost)
+		require.ErrorIs(t, late.check(), ErrReleased)
+		require.NoError(t, first.Close(t.Context()))
+		_ = m1.Close(t.Context()) // it says what it lost
+		after, err := store.Load(t.Context(), slotKey("h", 0))
+		require.NoError(t, err)
+		require.Equal(t, before.Token, after.Token, "the next one's lease is there")
+		require.Greater(t, g.Token(), late.Token())
+		_, err = g.Exec(t.Context(), vm.Command{Argv: []string{"true"}})
+		require.NoError(t, err)
+		require.Equal(t, 1, h.Count())
+		require.NoError(t, g.Release(t.Context(), nil))
+		require.NoError(t, second.Close(t.Context()))
+		require.NoError(t, m2.Close(t.Context()))
+		require.NoError(t, h.Close())
+	})
+}
