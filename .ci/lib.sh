@@ -55,7 +55,8 @@ need() {
 # real: what the tests with real hypervisors and databases need.
 real() {
 	need libvirtd libvirt-daemon libvirt-daemon-driver-qemu && need qemu-system-x86_64 qemu-system-x86 && need qemu-img qemu-utils &&
-		need etcd etcd-server && need pg_lsclusters postgresql && kernel || return 1
+		need etcd etcd-server && need pg_lsclusters postgresql &&
+		need dnsmasq dnsmasq-base && need iptables iptables && need sshd openssh-server && kernel || return 1
 	id libvirt-qemu >/dev/null 2>&1 || useradd --system --user-group --no-create-home libvirt-qemu
 }
 
