@@ -38,6 +38,9 @@ type SimConfig struct {
 	Seed uint64
 	// Until stops the run by a cancellation; zero: never.
 	Until time.Duration
+	// Begun is called when the tasks were taken in, before the first decision;
+	// who measures what decisions cost begins there. Nil: nothing.
+	Begun func()
 }
 
 // Simulation is what came of it.
@@ -53,10 +56,6 @@ type Simulation struct {
 	Deaths  int
 	Batches int
 	Inputs  int
-	// Elapsed is how long the decisions took, and the simulation around them, on
-	// the real clock, from when the tasks were taken in. Of two equal runs it is
-	// all that may differ.
-	Elapsed time.Duration
 }
 
 // Interval is one attempt at a task.
@@ -106,15 +105,11 @@ func Simulate[J any](tasks []Task[J], c SimConfig) (*Simulation, error) {
 		return nil, err
 	}
 	s.out.Intervals = make([]Interval, 0, len(tasks))
-	begun := time.Now()
+	if c.Begun != nil {
+		c.Begun()
+	}
 	if err := s.run(); err != nil {
 		return nil, err
-	}
-	s.out.Elapsed = time.Since(begun)
-	for status, n := range s.m.byStatus {
-		if n > 0 {
-			s.out.Statuses[statusWords[status]] = n
-		}
 	}
 	return s.out, nil
 }
@@ -204,6 +199,11 @@ func (s *simulation) run() error {
 	}
 	for s.demands < s.m.conf.Workers && len(s.boots) < len(s.truth) { // those that were never asked for
 		s.boot()
+	}
+	for status, n := range s.m.byStatus {
+		if n > 0 {
+			s.out.Statuses[statusWords[status]] = n
+		}
 	}
 	s.out.Switch = fromSeconds(s.m.switchCost())
 	s.out.Bound = boundOf(s.m, s.truth, s.boots, max(1, s.c.MaxTasks))
