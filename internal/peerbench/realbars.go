@@ -59,7 +59,7 @@ func (s *samples) close() error {
 }
 
 // reserve is how many rounds long the last part is: jobs on two machines.
-const reserve = 3
+const reserve = 4
 
 func (s *samples) collect(ctx context.Context, full bool) error {
 	if !s.done {
@@ -76,7 +76,7 @@ func (s *samples) measure(ctx context.Context, full bool) error {
 		return err
 	}
 	s.world = w
-	rounds, jobs, repeats := 4, 4, 1
+	rounds, jobs, repeats := 3, 2, 1
 	if full {
 		rounds, jobs, repeats = 20, 10, 3
 	}
