@@ -54,7 +54,7 @@ func durableCrowd(ctx context.Context, full bool) (value float64, note string, e
 	if err != nil {
 		return 0, "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = keep(err, os.RemoveAll(dir)) }()
 	self, err := os.Executable()
 	if err != nil {
 		return 0, "", err

@@ -24,7 +24,7 @@ func leaseDeath(ctx context.Context, _ bool) (value float64, note string, err er
 	if err != nil {
 		return 0, "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = keep(err, os.RemoveAll(dir)) }()
 	db, err := sql.Open("sqlite", "file:"+filepath.Join(dir, "leases.db"))
 	if err != nil {
 		return 0, "", err

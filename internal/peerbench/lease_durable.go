@@ -101,7 +101,7 @@ func durableAcquire(ctx context.Context, full bool) (value float64, note string,
 	if err != nil {
 		return 0, "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = keep(err, os.RemoveAll(dir)) }()
 	m, _, end, err := durable(ctx, dir, 0)
 	if err != nil {
 		return 0, "", err
@@ -126,7 +126,7 @@ func durableTogether(ctx context.Context, full bool) (value float64, note string
 	if err != nil {
 		return 0, "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = keep(err, os.RemoveAll(dir)) }()
 	m, _, end, err := durable(ctx, dir, 0)
 	if err != nil {
 		return 0, "", err
@@ -185,7 +185,7 @@ func durableRenewals(ctx context.Context, full bool) (value float64, note string
 	if err != nil {
 		return 0, "", err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = keep(err, os.RemoveAll(dir)) }()
 	const ttl = 6 * time.Second
 	m, db, end, err := durable(ctx, dir, ttl)
 	if err != nil {
