@@ -151,8 +151,8 @@ func startSpooler(slots int) (_ *spooler, err error) {
 			err = errors.Join(err, os.RemoveAll(dir))
 		}
 	}()
-	s.cmd = exec.Command(self, "spooler", "-socket", s.socket, "-slots", strconv.Itoa(slots), "-attached")
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // an interrupt from the terminal is this process's to answer
+	s.cmd = exec.Command(self, "spooler", "-socket", s.socket, "-slots", strconv.Itoa(slots), "-attached") //nolint:noctx // close ends it
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}                                                // an interrupt from the terminal is this process's to answer
 	var words bytes.Buffer
 	s.cmd.Stderr = &words
 	if s.stdin, err = s.cmd.StdinPipe(); err != nil {

@@ -482,8 +482,7 @@ func TestAnInterruptCancelsAndCleansUp(t *testing.T) {
 	t.Parallel()
 	site, builders := parsed(t, both, running)
 	ctx, cancel := context.WithCancel(t.Context())
-	var e *BuildExecutor
-	e = executors(t, site, Options{Table: &watcher{look: func(_ int, table string) {
+	e := executors(t, site, Options{Table: &watcher{look: func(_ int, table string) {
 		if strings.Count(table, "RUNNING") >= 3 && strings.Contains(table, "PENDING") {
 			cancel()
 		}

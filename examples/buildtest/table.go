@@ -101,7 +101,7 @@ func (e *BuildExecutor) jobDetails(r *run) string {
 		says, _ := r.schedule.Explain(b.Name) // all builders are its tasks
 		line(a, b.Name, b.Executor, "", "", state, "", strings.TrimPrefix(says, b.Name+" "))
 	}
-	a.Flush() // into memory
-	c.Flush()
+	_ = a.Flush() // into memory
+	_ = c.Flush()
 	return fmt.Sprintf("\n%d pending, suspended, running or waiting after %v\n%s%d completed\n%s", open, now.Sub(r.begun).Round(time.Second), active.String(), ended, completed.String())
 }

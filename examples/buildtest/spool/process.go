@@ -13,7 +13,7 @@ import (
 type process struct{ cmd *exec.Cmd }
 
 func start(r Request) (*process, error) {
-	cmd := exec.Command(r.Argv[0], r.Argv[1:]...)
+	cmd := exec.Command(r.Argv[0], r.Argv[1:]...) //nolint:noctx // Cancel ends it, with its group
 	cmd.Dir = r.Dir
 	cmd.Env = append(os.Environ(), r.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
