@@ -24,6 +24,9 @@ func realBars() []bar {
 				return 0, "", err
 			}
 			v, note := value()
+			if note == "" {
+				return 0, "", s.late
+			}
 			return v, note, nil
 		}}
 	}
@@ -43,6 +46,7 @@ type samples struct {
 	world *world
 	done  bool
 	err   error
+	late  error // of the last part
 
 	cold, restore, whole, peer []time.Duration
 	line, cycle, script        []time.Duration
@@ -59,7 +63,7 @@ func (s *samples) close() error {
 }
 
 // reserve is how many rounds long the last part is: jobs on two machines.
-const reserve = 4
+const reserve = 5
 
 func (s *samples) collect(ctx context.Context, full bool) error {
 	if !s.done {
@@ -90,9 +94,10 @@ func (s *samples) measure(ctx context.Context, full bool) error {
 			break
 		}
 	}
+	// Without the time for these the others are still worth telling.
 	for range repeats {
-		if err := s.rates(ctx, w, jobs); err != nil {
-			return err
+		if s.late = s.rates(ctx, w, jobs); s.late != nil {
+			break
 		}
 	}
 	return nil
@@ -225,6 +230,9 @@ func (s *samples) rates(ctx context.Context, w *world, jobs int) (err error) {
 
 // compared gives the median of the pairs' ratios.
 func compared(ours, theirs []time.Duration) (float64, string) {
+	if len(ours) == 0 {
+		return 0, ""
+	}
 	var ratios []float64
 	for i := range ours {
 		ratios = append(ratios, float64(ours[i])/float64(theirs[i]))
