@@ -109,3 +109,18 @@ func TestAWaitForAMachineElsewhereEndsLikeAnyOther(t *testing.T) {
 		})
 	}
 }
+
+func TestNothingIsMadeWhileAMachineIsFreeThatIsNotAvoided(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: []Template{{Name: "a", Ready: 2}}, Hosts: []Host{{Name: "h1", Slots: 1}, {Name: "h2", Slots: 1}, {Name: "h3", Slots: 1}}},
+			hypervisor("h1"), hypervisor("h2"), hypervisor("h3"))
+		defer w.finish()
+		time.Sleep(time.Minute)
+		avoided := w.Guests()[0].Host
+		began := time.Now()
+		g := w.acquire(Want{Avoid: []string{avoided}})
+		require.NotEqual(t, avoided, g.Host())
+		require.Zero(t, time.Since(began), "it was there")
+		w.release(g)
+	})
+}
