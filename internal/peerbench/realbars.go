@@ -95,6 +95,11 @@ func (s *samples) measure(ctx context.Context, full bool) error {
 		}
 	}
 	// Without the time for these the others are still worth telling.
+	if bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, deadline.Add(-3*time.Second), errors.New("there was no time for it"))
+		defer cancel()
+	}
 	for range repeats {
 		if s.late = s.rates(ctx, w, jobs); s.late != nil {
 			break
