@@ -111,7 +111,7 @@ func (m *Manager) Inspect(ctx context.Context, prefix string) ([]Holding, error)
 	}
 	waiting := m.waiting(prefix, now)
 	m.mu.Lock()
-	last := m.last.under(prefix)
+	last := m.last.under(prefix, now, wall)
 	m.mu.Unlock()
 	var out []Holding
 	for _, rec := range records {

@@ -23,11 +23,19 @@ const mostEndings = 256
 
 // endings is a ring of the last ones. Guarded by Manager.mu.
 type endings struct {
-	ring []Ending
+	ring []pastHolding
 	next int
 }
 
-func (e *endings) add(one Ending) {
+// pastHolding is what a release has the time to write down.
+type pastHolding struct {
+	lease *Lease  // of this Manager
+	other *Ending // or another's
+	at    int64   // monotonic
+	why   string
+}
+
+func (e *endings) add(one pastHolding) {
 	if len(e.ring) < mostEndings {
 		e.ring = append(e.ring, one)
 		return
@@ -37,11 +45,18 @@ func (e *endings) add(one Ending) {
 }
 
 // under gives those of keys that start with prefix, by key, the last one first.
-func (e *endings) under(prefix string) map[string][]Ending {
+func (e *endings) under(prefix string, now int64, wall time.Time) map[string][]Ending {
 	out := make(map[string][]Ending)
 	for i := range e.ring {
-		one := e.ring[(e.next+len(e.ring)-1-i)%len(e.ring)]
+		at := &e.ring[(e.next+len(e.ring)-1-i)%len(e.ring)]
+		var one Ending
+		if l := at.lease; l != nil {
+			one = Ending{Key: l.key, Owner: l.m.owner, Note: l.note, Token: l.token.Load(), Since: time.Unix(0, l.since)}
+		} else {
+			one = *at.other
+		}
 		if strings.HasPrefix(one.Key, prefix) {
+			one.Ended, one.Why = wall.Add(time.Duration(at.at-now)), at.why
 			out[one.Key] = append(out[one.Key], one)
 		}
 	}
@@ -50,16 +65,15 @@ func (e *endings) under(prefix string) map[string][]Ending {
 
 // ended notes the end of a lease of this Manager. Called with mu held.
 func (m *Manager) ended(l *Lease, why string) {
-	if token := l.token.Load(); token != 0 {
-		m.last.add(Ending{Key: l.key, Owner: m.owner, Note: l.note, Token: token, Since: time.Unix(0, l.since), Ended: time.Now(), Why: why})
-	}
+	m.last.add(pastHolding{lease: l, at: m.clock.mono(), why: why})
 }
 
 // succeeded notes the end of another's.
 func (m *Manager) succeeded(rec Record, why string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.last.add(Ending{Key: rec.Key, Owner: rec.Owner, Note: rec.Note, Token: rec.Token, Since: rec.Since, Ended: time.Now(), Why: why})
+	one := &Ending{Key: rec.Key, Owner: rec.Owner, Note: rec.Note, Token: rec.Token, Since: rec.Since}
+	m.last.add(pastHolding{other: one, at: m.clock.mono(), why: why})
 }
 
 // text is such as "TestInstall on ci-2 (pid 5), token 41, until 3m ago: released".

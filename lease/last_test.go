@@ -61,9 +61,9 @@ func TestAFixedTermThatIsOverIsAmongTheLastHolders(t *testing.T) {
 func TestTheLastHoldersAreBounded(t *testing.T) {
 	var e endings
 	for n := range 3*mostEndings + 5 {
-		e.add(Ending{Key: fmt.Sprint("k", n%2), Token: uint64(n)})
+		e.add(pastHolding{other: &Ending{Key: fmt.Sprint("k", n%2), Token: uint64(n)}})
 	}
-	all := e.under("k")
+	all := e.under("k", 0, time.Time{})
 	assert.Len(t, all, 2)
 	assert.Len(t, e.ring, mostEndings)
 	assert.Equal(t, uint64(3*mostEndings+4), all["k0"][0].Token)
@@ -73,5 +73,5 @@ func TestTheLastHoldersAreBounded(t *testing.T) {
 			assert.Equal(t, of[i-1].Token-2, of[i].Token)
 		}
 	}
-	assert.Empty(t, e.under("x"))
+	assert.Empty(t, e.under("x", 0, time.Time{}))
 }
