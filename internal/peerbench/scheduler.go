@@ -31,7 +31,9 @@ func schedulerBars() []bar {
 		{pkg: "scheduler", name: "machines die, MTBF 2000 s, to the bound", most: 1.04, stretch: 1.02, measure: simulated(independent{tasks: 10_000, workers: 32, noise: 0.3, mtbf: 2000 * time.Second}, toBound, medianOf)},
 		{pkg: "scheduler", name: "machines die, MTBF 2000 s, to a FIFO queue", most: 1, measure: simulated(independent{tasks: 10_000, workers: 32, noise: 0.3, mtbf: 2000 * time.Second}, toGiven, medianOf)},
 		{pkg: "scheduler", name: "a decision at 1M tasks, to container/heap", most: 2, stretch: 0.7, measure: decision(1_000_000, plain)},
+		{pkg: "scheduler", name: "a decision at 100k tasks, to the heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(100_000, plain)},
 		{pkg: "scheduler", name: "a decision at 1M, affinity, to the heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000, affine)},
+		{pkg: "scheduler", name: "a decision at 1M, chains, to the heap", most: 2, stretch: 0.7, fullOnly: true, measure: decision(1_000_000, chained)},
 		{pkg: "scheduler", name: "a task at 1M tasks, to one at 10k", most: 5, stretch: 3, fullOnly: true, measure: growth},
 	}
 }
@@ -139,6 +141,13 @@ func booting(ctx context.Context, full bool) (float64, string, error) {
 
 func plain(*scheduler.Task[struct{}], int)      {}
 func affine(t *scheduler.Task[struct{}], i int) { t.Affinity = strconv.Itoa(i / 9 % 100) }
+
+// chained makes chains of nine, each task after the one before it.
+func chained(t *scheduler.Task[struct{}], i int) {
+	if i%9 > 0 {
+		t.After = []scheduler.Dependency{{Task: strconv.Itoa(i - 1)}}
+	}
+}
 
 // decision compares what a simulated run takes by the task, once the tasks were
 // taken in, with one push and one pop of as many tasks on container/heap.
