@@ -15,6 +15,7 @@ import (
 	"github.com/bullpen-vm/bullpen/pool/runner"
 	"github.com/bullpen-vm/bullpen/scheduler"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/dialin"
 	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
@@ -25,6 +26,8 @@ func TestTheTableOfDefaultsIsTrue(t *testing.T) {
 		"pool.DefaultIdle": pool.DefaultIdle, "pool.DefaultPoll": pool.DefaultPoll, "pool.DefaultBootTimeout": pool.DefaultBootTimeout,
 		"pool.DefaultHold": pool.DefaultHold, "pool.DefaultJobDisk": pool.DefaultJobDisk,
 		"local.DefaultKeepalive":        local.DefaultKeepalive,
+		"dialin.DefaultKeepalive":       dialin.DefaultKeepalive,
+		"dialin.DefaultHelloTimeout":    dialin.DefaultHelloTimeout,
 		"scheduler.DefaultPendingLimit": scheduler.DefaultPendingLimit, "scheduler.DefaultGrace": scheduler.DefaultGrace,
 		"scheduler.DefaultAttempts": scheduler.DefaultAttempts, "scheduler.DefaultPoisonAfter": scheduler.DefaultPoisonAfter,
 		"vm.DefaultGrace": vm.DefaultGrace, "runner.DefaultSlack": runner.DefaultSlack, "runner.DefaultReadTimeout": runner.DefaultReadTimeout,
