@@ -112,18 +112,25 @@ func TestAWaitForAMachineElsewhereEndsLikeAnyOther(t *testing.T) {
 
 func TestNothingIsMadeWhileAMachineIsFreeThatIsNotAvoided(t *testing.T) {
 	bubble(t, func(t *testing.T) {
-		w := start(t, Config{Templates: []Template{{Name: "a", Ready: 2}}, Hosts: []Host{{Name: "h1", Slots: 1}, {Name: "h2", Slots: 1}, {Name: "h3", Slots: 1}}},
+		w := start(t, Config{Templates: []Template{{Name: "a"}}, Hosts: []Host{{Name: "h1", Slots: 1}, {Name: "h2", Slots: 1}, {Name: "h3", Slots: 1}}},
 			hypervisor("h1"), hypervisor("h2"), hypervisor("h3"))
 		defer w.finish()
-		time.Sleep(time.Minute)
-		for i := range 8 { // whichever is looked at first
-			avoided := w.Guests()[i%2].Host
-			began := time.Now()
-			g := w.acquire(Want{Avoid: []string{avoided}})
-			require.NotEqual(t, avoided, g.Host())
-			require.Zero(t, time.Since(began), "it was there")
+		both, err := w.AcquireAll(t.Context(), 2, Want{})
+		require.NoError(t, err)
+		for _, g := range both {
 			w.release(g)
+		}
+		for i := range 8 { // whichever is looked at first
 			time.Sleep(time.Minute)
+			require.Len(t, w.Guests(), 2)
+			avoided := w.Guests()[i%2].Host
+			g := w.acquire(Want{Avoid: []string{avoided}})
+			host := g.Host()
+			time.Sleep(time.Minute)
+			made := len(w.Guests())
+			w.release(g)
+			require.NotEqual(t, avoided, host)
+			require.Equal(t, 2, made, "the free one will do")
 		}
 	})
 }

@@ -135,9 +135,9 @@ func (l *link) waitReady(ctx context.Context) (Greeting, error) {
 			}
 			refused = nil // an impostor's; the right one is on its way
 		case <-l.broken:
-			return Greeting{}, l.ended(OpReady)
+			return Greeting{}, l.endedNew()
 		case <-l.done:
-			return Greeting{}, l.ended(OpReady)
+			return Greeting{}, l.endedNew()
 		case <-ctx.Done():
 			return Greeting{}, l.notReady(ctx, since)
 		}
@@ -148,6 +148,22 @@ func (l *link) waitReady(ctx context.Context) (Greeting, error) {
 		return Greeting{}, l.fail(OpReady, l.err)
 	}
 	return l.greeting, nil
+}
+
+// endedNew says why a channel ended before the guest was ready: a guest that was
+// refused may hang up at once.
+func (l *link) endedNew() error {
+	l.mu.Lock()
+	accepted := l.phase != phaseNew
+	l.mu.Unlock()
+	select {
+	case <-l.refused:
+		if !accepted {
+			return l.fail(OpReady, ErrRefused)
+		}
+	default:
+	}
+	return l.ended(OpReady)
 }
 
 // notReady says how far the guest came.
