@@ -1,6 +1,6 @@
 //go:build !cgo || !(libvirt || libvirt_dlopen)
 
-package proof
+package poolproof
 
 import (
 	"context"

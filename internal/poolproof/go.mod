@@ -1,4 +1,4 @@
-module github.com/bullpen-vm/bullpen/pool/proof
+module github.com/bullpen-vm/bullpen/internal/poolproof
 
 go 1.26.0
 
