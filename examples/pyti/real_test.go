@@ -1,3 +1,5 @@
+//go:build cgo && (libvirt || libvirt_dlopen)
+
 package main
 
 import (

@@ -53,13 +53,21 @@ func (o Options) Open(ctx context.Context) (vm.Driver, vm.Spec, error) {
 func (o Options) Connect(ctx context.Context) (vm.Driver, error) {
 	switch o.Driver {
 	case "", "local":
-		return local.Open(local.Config{})
+		driver, err := local.Open(local.Config{})
+		if err != nil { // a nil *Driver is no nil vm.Driver
+			return nil, err
+		}
+		return driver, nil
 	case "libvirt":
 		uri := o.URI
 		if uri == "" {
 			uri = "qemu:///embed?root=" + filepath.Join(o.dir(), "libvirt")
 		}
-		return libvirt.Open(ctx, libvirt.Config{URI: uri})
+		driver, err := libvirt.Open(ctx, libvirt.Config{URI: uri})
+		if err != nil {
+			return nil, err
+		}
+		return driver, nil
 	default:
 		return nil, fmt.Errorf("-driver is %q, want local or libvirt", o.Driver)
 	}
