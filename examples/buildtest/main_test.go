@@ -20,8 +20,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/examples/buildtest/spool"
-	"github.com/bullpen-vm/bullpen/internal/need"
-	"github.com/bullpen-vm/bullpen/result"
 	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
