@@ -1,8 +1,8 @@
 package queue
 
 import (
+	"encoding/binary"
 	"slices"
-	"strings"
 )
 
 // Class is a set of machines between which no constraint can tell: those of
@@ -106,10 +106,12 @@ const maxIdleDemands = 1024
 // Demand gives the demand of a template and labels, the same one for equal
 // arguments for as long as it has waiters.
 func (q *Queue[M, W]) Demand(template string, labels map[string]string) *Demand[M, W] {
-	key := classKey{template, labelKey(labels)}
-	if d := q.demands[key]; d != nil {
+	var room [128]byte // most keys fit, and a demand that is known costs no memory
+	text := appendLabels(room[:0], labels)
+	if d := q.demands[classKey{template, string(text)}]; d != nil {
 		return d
 	}
+	key := classKey{template, string(text)}
 	if len(q.demands) >= q.sweepAt {
 		for k, d := range q.demands {
 			if d.waiting == 0 {
@@ -137,32 +139,26 @@ type classKey struct{ template, labels string }
 // labelKey is a text that is equal for equal sets of labels only: lengths keep
 // keys and values apart whatever they contain.
 func labelKey(labels map[string]string) string {
-	if len(labels) == 0 {
-		return ""
-	}
-	keys := make([]string, 0, len(labels))
-	size := 0
-	for k, v := range labels {
-		keys = append(keys, k)
-		size += len(k) + len(v) + 8
-	}
-	slices.Sort(keys)
-	var b strings.Builder
-	b.Grow(size)
-	for _, k := range keys {
-		writeSized(&b, k)
-		writeSized(&b, labels[k])
-	}
-	return b.String()
+	return string(appendLabels(nil, labels))
 }
 
-func writeSized(b *strings.Builder, s string) {
-	for n := len(s); ; n >>= 7 {
-		if n < 0x80 {
-			b.WriteByte(byte(n))
-			break
-		}
-		b.WriteByte(byte(n) | 0x80)
+func appendLabels(b []byte, labels map[string]string) []byte {
+	if len(labels) == 0 {
+		return b
 	}
-	b.WriteString(s)
+	var room [8]string
+	keys := room[:0]
+	for k := range labels {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		b = appendSized(b, k)
+		b = appendSized(b, labels[k])
+	}
+	return b
+}
+
+func appendSized(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
