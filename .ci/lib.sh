@@ -77,12 +77,12 @@ kernel() {
 	echo "kernel: ${BULLPEN_KERNEL##*/}"
 }
 
-# fuzz TIME: each fuzz target of the module for that long.
+# fuzz TIME: each fuzz target of all modules for that long.
 fuzz() {
 	local code=0 pkg target
 	for pkg in $(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n 1 dirname | sort -u); do
 		for target in $(grep -rhoE --include='*_test.go' '^func Fuzz[A-Za-z0-9_]*' "$pkg"/*_test.go | awk '{ print $2 }' | sort -u); do
-			if go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" "$pkg" >"$work/fuzz" 2>&1; then
+			if (cd "$pkg" && go test -run '^$' -fuzz "^$target\$" -fuzztime "$1" .) >"$work/fuzz" 2>&1; then
 				echo "ok $target $pkg $(grep -o 'execs: [0-9]*' "$work/fuzz" | tail -n 1)"
 			else
 				tail -n 30 "$work/fuzz"
