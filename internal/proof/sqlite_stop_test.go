@@ -26,7 +26,7 @@ func stopInside(path string) int {
 		c.(sqlite.HookRegisterer).RegisterCommitHook(func() int32 {
 			if armed {
 				armed = false
-				_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				stopHere()
 			}
 			return 0
 		})
