@@ -76,13 +76,19 @@ func (d *lender) listen(ctx context.Context, p *Pool) (net.Listener, error) {
 // another call made meanwhile, is served. It answers nil when the guest is not
 // held any more.
 func (d *lender) add(p *Pool, l net.Listener, n *lent) net.Listener {
+	var surplus net.Listener
+	defer func() { // after the locks
+		if surplus != nil {
+			_ = surplus.Close()
+		}
+	}()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	live := n.guest.unit.guest == n.guest && n.guest.unit.state == held
 	if d.listener != l && (d.listener != nil || !live) {
-		_ = l.Close()
+		surplus = l
 	}
 	if !live {
 		return nil
