@@ -53,6 +53,11 @@ func (m *machine) start(ctx context.Context, op string, p *parentRecord, boot fu
 	default:
 		return fmt.Errorf("%w: it is %v, want defined, stopped or crashed", vm.ErrState, info.State)
 	}
+	return m.startLocked(ctx, op, spec, p, boot)
+}
+
+// startLocked is start of a machine that is off, by who has its lock.
+func (m *machine) startLocked(ctx context.Context, op string, spec specRecord, p *parentRecord, boot func(c conn, die bool) error) error {
 	if r := m.d.own(m.id); r != nil {
 		// It ended just now, and its supervisor has yet to say so.
 		if err := r.over(ctx); err != nil {
