@@ -18,17 +18,18 @@ const (
 	CanMessage                    // Messenger
 	CanSuspend                    // Suspender
 	CanScreenshot                 // Screenshotter
+	CanStock                      // Stocker, of drivers
 )
 
 // Every capability there is.
 const (
 	AllOfMachines = CanWait | CanSnapshot | CanSave | CanAttach | CanOwn | CanAddress |
 		CanConsole | CanMessage | CanSuspend | CanScreenshot
-	AllOfDrivers = CanFork
+	AllOfDrivers = CanFork | CanStock
 )
 
 var setNames = [...]string{"Waiter", "Snapshotter", "Saver", "Forker", "Attacher", "Owned",
-	"Addresser", "Consoler", "Messenger", "Suspender", "Screenshotter"}
+	"Addresser", "Consoler", "Messenger", "Suspender", "Screenshotter", "Stocker"}
 
 // Has reports whether all of want are in the set.
 func (s Set) Has(want Set) bool { return s&want == want }
@@ -99,6 +100,7 @@ func Capabilities(v any) Set {
 		{CanMessage, has[Messenger](v)},
 		{CanSuspend, has[Suspender](v)},
 		{CanScreenshot, has[Screenshotter](v)},
+		{CanStock, has[Stocker](v)},
 	} {
 		if c.has {
 			s |= c.bit

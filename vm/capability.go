@@ -44,6 +44,15 @@ type Forker interface {
 	Rung() Rung
 }
 
+// Stocker is a Driver that keeps inputs on its host: an Insert of one of them,
+// into whichever of its machines, moves none of its bytes there. How much it
+// keeps, and what it drops first, is its own to decide.
+type Stocker interface {
+	// Stock lists the digests (see Image) of the inputs that are there now, in
+	// no order, or answers an error, which is never "none".
+	Stock(ctx context.Context) ([]string, error)
+}
+
 // JobDisk is a reserved read-write disk, seen from the host. On a remote host,
 // writes are uploaded before the guest is told to go, and results are
 // downloaded at the end.

@@ -16,7 +16,7 @@
 //
 // Implement [Driver] and [Machine]. All else is optional: a machine or a driver
 // that can do more implements one of the capability interfaces ([Waiter],
-// [Snapshotter], [Saver], [Forker], [Attacher], [Owned], [Addresser],
+// [Snapshotter], [Saver], [Forker], [Stocker], [Attacher], [Owned], [Addresser],
 // [Consoler], [Messenger], [Suspender], [Screenshotter]). Users find them with
 // [As], never by a type assertion, because a machine may be wrapped. A method of
 // a capability may still answer an error that wraps [errors.ErrUnsupported].

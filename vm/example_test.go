@@ -103,6 +103,6 @@ func ExampleCapabilities() {
 	fmt.Println(vm.Capabilities(driver))
 	fmt.Println(vm.Capabilities(machine) &^ (vm.CanScreenshot | vm.CanSuspend))
 	// Output:
-	// none
+	// Stocker
 	// Waiter, Snapshotter, Saver, Attacher, Owned, Addresser, Consoler, Messenger
 }

@@ -25,7 +25,7 @@ var capabilityTypes = []reflect.Type{
 	reflect.TypeFor[vm.Messenger](), reflect.TypeFor[vm.Suspender](), reflect.TypeFor[vm.Screenshotter](),
 }
 
-var driverTypes = []reflect.Type{reflect.TypeFor[vm.Driver](), reflect.TypeFor[vm.Forker]()}
+var driverTypes = []reflect.Type{reflect.TypeFor[vm.Driver](), reflect.TypeFor[vm.Forker](), reflect.TypeFor[vm.Stocker]()}
 
 // harmless are the methods that act on nothing and are therefore not fenced.
 var harmless = map[string]bool{
@@ -131,7 +131,7 @@ func TestNothingGetsThroughAGuardWhoseFenceIsLost(t *testing.T) {
 
 		w.lose()
 		// By type assertion: the guard's own methods.
-		require.GreaterOrEqual(t, callAll(t, d, "Driver"), 7)
+		require.GreaterOrEqual(t, callAll(t, d, "Driver"), 8)
 		for _, m := range []vm.Machine{m, forked} {
 			require.GreaterOrEqual(t, callAll(t, m, "Machine"), 20)
 		}
@@ -254,7 +254,7 @@ func TestAsNeverLooksBehindAGuard(t *testing.T) {
 func TestGuardHasNoCapabilityThatTheMachineLacks(t *testing.T) {
 	t.Parallel()
 	all := vm.AllOfMachines | vm.AllOfDrivers
-	for bit := vm.Set(1); bit <= vm.CanScreenshot; bit <<= 1 {
+	for bit := vm.Set(1); bit <= vm.CanStock; bit <<= 1 {
 		d := fake.New(fake.Config{Without: bit})
 		m := boot(t, d, "m1")
 		for _, holds := range []vm.Fence{func() error { return nil }, func() error { return errLost }} {

@@ -31,8 +31,9 @@ func Intercept(d Driver, i Interceptor) Driver { return &driverProxy{d, i} }
 func InterceptMachine(m Machine, i Interceptor) Machine { return &machineProxy{m, i} }
 
 var (
-	_ Driver = (*driverProxy)(nil)
-	_ Forker = (*driverProxy)(nil)
+	_ Driver  = (*driverProxy)(nil)
+	_ Forker  = (*driverProxy)(nil)
+	_ Stocker = (*driverProxy)(nil)
 )
 
 type driverProxy struct {
@@ -48,6 +49,11 @@ func (p *driverProxy) As(target any) bool {
 		*t = p
 	case *Forker:
 		if !has[Forker](p.in) {
+			return false
+		}
+		*t = p
+	case *Stocker:
+		if !has[Stocker](p.in) {
 			return false
 		}
 		*t = p
@@ -126,6 +132,16 @@ func (p *driverProxy) Rung() Rung {
 		return f.Rung()
 	}
 	return RungNone
+}
+
+func (p *driverProxy) Stock(ctx context.Context) ([]string, error) {
+	return intercept(ctx, p.hook, OpStock, "", func(ctx context.Context) ([]string, error) {
+		s, err := need[Stocker](p.in, OpStock, p.in.HostID(), "")
+		if err != nil {
+			return nil, err
+		}
+		return s.Stock(ctx)
+	})
 }
 
 // intercept does an operation with a result of any type.

@@ -9,6 +9,7 @@ const (
 	OpFork       = "fork"
 	OpParents    = "parents"
 	OpDropParent = "drop parent"
+	OpStock      = "stock"
 
 	OpInfo           = "info"
 	OpStart          = "start"

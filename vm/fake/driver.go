@@ -17,8 +17,9 @@ type host struct {
 }
 
 var (
-	_ vm.Driver = (*host)(nil)
-	_ vm.Forker = (*host)(nil)
+	_ vm.Driver  = (*host)(nil)
+	_ vm.Forker  = (*host)(nil)
+	_ vm.Stocker = (*host)(nil)
 )
 
 // As answers for what the hypervisor is to have.
@@ -28,6 +29,11 @@ func (d *host) As(target any) bool {
 		*t = d
 	case *vm.Forker:
 		if d.h.c.Without.Has(vm.CanFork) {
+			return false
+		}
+		*t = d
+	case *vm.Stocker:
+		if d.h.c.Without.Has(vm.CanStock) {
 			return false
 		}
 		*t = d
@@ -226,6 +232,17 @@ func (d *host) DropParent(ctx context.Context, name string) error {
 	}
 	delete(d.h.parents, name)
 	return ctx.Err()
+}
+
+// Stock lists the inputs that were put in once, and those of
+// Hypervisor.Stock, in their order.
+func (d *host) Stock(ctx context.Context) ([]string, error) {
+	d.h.mu.Lock()
+	defer d.h.mu.Unlock()
+	if err := d.usable(); err != nil {
+		return nil, d.fail(vm.OpStock, "", err)
+	}
+	return slices.Clone(d.h.stock), ctx.Err()
 }
 
 // Rung is the configured one.

@@ -23,6 +23,7 @@ type Hypervisor struct {
 	// that are not channels.
 	machines map[vm.ID]*record
 	parents  map[string]*parent
+	stock    []string // digests of inputs, the oldest first
 	lost     bool
 	cut      chan struct{} // closed while it is lost
 	peak     int
@@ -134,6 +135,31 @@ func (h *Hypervisor) Heal() { h.faults.clear() }
 
 // Calls is how often an operation, such as vm.OpStart, was asked for.
 func (h *Hypervisor) Calls(op string) int { return h.faults.count(op) }
+
+// Stock makes the inputs of these digests ones that the host has, as if they had
+// been put into a machine before.
+func (h *Hypervisor) Stock(digests ...string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, d := range digests {
+		h.keep(d)
+	}
+}
+
+// keep puts an input into the stock; beyond the bound the oldest goes. The caller
+// holds h.mu.
+func (h *Hypervisor) keep(digest string) {
+	if digest == "" || h.c.Without.Has(vm.CanStock) || slices.Contains(h.stock, digest) {
+		return
+	}
+	h.stock = append(h.stock, digest)
+	if len(h.stock) > maxStock {
+		h.stock = slices.Delete(h.stock, 0, 1)
+	}
+}
+
+// maxStock is how many inputs a host keeps.
+const maxStock = 64
 
 // Count is how many machines there are.
 func (h *Hypervisor) Count() int {

@@ -77,6 +77,7 @@ func TestLostHostAnswersNothingAndComesBack(t *testing.T) {
 			func() error { return m.Destroy(t.Context()) },
 			func() error { f, _ := vm.As[vm.Forker](d); _, err := f.Parents(t.Context()); return err },
 			func() error { f, _ := vm.As[vm.Forker](d); return f.DropParent(t.Context(), "p") },
+			func() error { s, _ := vm.As[vm.Stocker](d); _, err := s.Stock(t.Context()); return err },
 		} {
 			require.ErrorIs(t, do(), vm.ErrHostLost)
 		}
@@ -88,6 +89,42 @@ func TestLostHostAnswersNothingAndComesBack(t *testing.T) {
 		require.NoError(t, vm.ProveClean(t.Context(), m), "the guest says hello anew")
 	})
 }
+
+func TestAnInputThatTheHostHasIsPutInAtOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := fake.NewHypervisor(fake.Config{Times: fake.Times{Insert: time.Minute}})
+		defer h.Close()
+		d := h.Driver()
+		defer d.Close()
+		takes := func(m vm.Machine, place int, text string) time.Duration {
+			a, _ := vm.As[vm.Attacher](m)
+			began := time.Now()
+			require.NoError(t, a.Insert(t.Context(), place, picture(text)))
+			return time.Since(began)
+		}
+		a, b := boot(t, d, "a"), boot(t, d, "b")
+		require.Equal(t, time.Minute, takes(a, 0, "one"))
+		require.Zero(t, takes(b, 0, "one"), "another machine of the host")
+		h.Stock("sha256:two")
+		require.Zero(t, takes(b, 1, "two"))
+		s, ok := vm.As[vm.Stocker](d)
+		require.True(t, ok)
+		for i := range 100 {
+			h.Stock(fmt.Sprint("sha256:", i), "sha256:0")
+		}
+		all, err := s.Stock(t.Context())
+		require.NoError(t, err)
+		require.Len(t, all, 64)
+		require.Equal(t, time.Minute, takes(b, 0, "one"), "the oldest was dropped")
+	})
+}
+
+// picture is an image of which only the digest counts.
+type picture string
+
+func (p picture) Digest() string                        { return "sha256:" + string(p) }
+func (picture) Size() int64                             { return 0 }
+func (picture) ReadAt(b []byte, off int64) (int, error) { return 0, io.EOF }
 
 func TestHypervisorDoesToMachinesWhatOutsidersDo(t *testing.T) {
 	bubble(t, func(t *testing.T) {

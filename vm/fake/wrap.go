@@ -38,6 +38,10 @@ func asDriver(target any, self vm.Driver, in vm.Driver) bool {
 		f, ok := vm.As[vm.Forker](in)
 		*t = f
 		return ok
+	case *vm.Stocker:
+		s, ok := vm.As[vm.Stocker](in)
+		*t = s
+		return ok
 	}
 	return false
 }

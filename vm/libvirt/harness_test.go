@@ -95,15 +95,15 @@ func withScreen(d *libvirtxml.Domain) error {
 
 // absent is said here anew, so that the driver's own table is held against it.
 func absent(t target) vm.Set {
-	set := vm.CanAddress | vm.CanScreenshot
-	if t.kind != kindTest {
-		set |= vm.CanSnapshot
-	}
+	set := vm.CanAddress | vm.CanScreenshot | vm.CanStock
 	if t.kind == kindTest || t.remote() {
 		set |= vm.CanSave | vm.CanFork | vm.CanConsole
 	}
 	if t.kind == kindTest {
 		set |= vm.CanAttach | vm.CanMessage
+	}
+	if t.remote() {
+		set |= vm.CanSnapshot
 	}
 	return set
 }

@@ -25,7 +25,7 @@ func (h harness) Spec() vm.Spec {
 }
 
 func (harness) Without() vm.Set {
-	return vm.CanSnapshot | vm.CanSave | vm.CanFork | vm.CanScreenshot
+	return vm.CanSnapshot | vm.CanSave | vm.CanFork | vm.CanScreenshot | vm.CanStock
 }
 
 func (harness) Job(ctx context.Context, m vm.Machine, hang bool) ([]byte, error) {

@@ -552,6 +552,8 @@ var broken = []struct {
 	}},
 	{"a fork that does not run", "fork", one(vm.OpFork, then(func(_ vm.ID, m *vm.Machine) error { return (*m).Kill(context.Background()) }))},
 	{"parents are not listed", "fork", one(vm.OpParents, then(func(_ vm.ID, l *[]string) error { *l = nil; return nil }))},
+	{"the stock is not listed", "stock", one(vm.OpStock, then(func(_ vm.ID, l *[]string) error { *l = nil; return nil }))},
+	{"the stock is listed twice", "stock", one(vm.OpStock, then(func(_ vm.ID, l *[]string) error { *l = append(*l, *l...); return nil }))},
 	{"a parent is replaced", "fork", one(vm.OpSave, instead(vm.ErrExists, nil))},
 	{"a parent is never dropped", "fork", one(vm.OpDropParent, never)},
 	{"a capability that comes and goes", "fence", func() (harness, func(vm.Driver) vm.Driver) {

@@ -202,6 +202,40 @@ var diskChecks = []check{
 			}
 		},
 	},
+	{
+		name: "stock",
+		rule: "Stock lists the input that a machine has, once, whichever driver put it in; a place that is emptied harms nothing.",
+		need: vm.CanAttach | vm.CanStock,
+		do: func(e *env) {
+			m, _ := e.create()
+			in := newPicture("stock " + string(m.ID()))
+			stock := func(when string) (n int) {
+				all, err := as[vm.Stocker](e, e.d).Stock(e)
+				e.ok(err, "Stock, %s", when)
+				for _, d := range all {
+					if d == in.Digest() {
+						n++
+					}
+				}
+				return n
+			}
+			if n := stock("before"); n != 0 {
+				e.errorf("Stock lists %s, which nobody put in", in.Digest())
+			}
+			a := as[vm.Attacher](e, m)
+			e.must(a.Insert(e, 0, in), "Insert")
+			if n := stock("after the Insert"); n != 1 {
+				e.errorf("Stock lists an input that a machine has %d times, want once", n)
+			}
+			e.ok(a.Insert(e, 1, in), "Insert into another place")
+			if n := stock("after two Inserts"); n != 1 {
+				e.errorf("Stock lists an input that is in two places %d times, want once", n)
+			}
+			e.ok(a.Eject(e, 0), "Eject")
+			e.ok(a.Eject(e, 1), "Eject")
+			stock("after the Ejects")
+		},
+	},
 }
 
 // disk opens a job disk.
@@ -247,6 +281,9 @@ func tries(ctx context.Context, d vm.Driver, m vm.Machine) []try {
 			try{"DropParent", vm.CanFork, false, func() error { return c.DropParent(ctx, "vmtest-none") }},
 			try{"Fork", vm.CanFork, true, func() error { _, err := c.Fork(ctx, "vmtest-none", vm.Spec{}); return err }},
 		)
+	}
+	if c, ok := vm.As[vm.Stocker](d); ok {
+		t = append(t, try{"Stock", vm.CanStock, false, func() error { _, err := c.Stock(ctx); return err }})
 	}
 	if c, ok := vm.As[vm.Waiter](m); ok {
 		t = append(t, try{"Wait", vm.CanWait, true, func() error { _, err := c.Wait(ctx); return err }})
