@@ -76,9 +76,11 @@ func (m *machine) Save(ctx context.Context, parent string) error {
 	return err
 }
 
-// quietTime is how long a guest may take to see that its host has left: it
-// looks more often.
-const quietTime = 100 * time.Millisecond
+// quietTime is how long a guest may take to see that its host has left, and to
+// open its channel for the next (diskio/guest pauses for 200 ms in between). One
+// that was saved earlier does that in each machine that is made from it, which
+// takes as long there.
+const quietTime = 500 * time.Millisecond
 
 func (m *machine) save(ctx context.Context, parent string) (err error) {
 	if _, err := m.d.readParent(parent); err == nil {
