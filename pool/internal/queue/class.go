@@ -106,12 +106,31 @@ const maxIdleDemands = 1024
 // Demand gives the demand of a template and labels, the same one for equal
 // arguments for as long as it has waiters.
 func (q *Queue[M, W]) Demand(template string, labels map[string]string) *Demand[M, W] {
+	// Most ask for no labels, in a goroutine that is new: it must not need a
+	// larger stack only for the key's room.
+	if len(labels) == 0 {
+		if d := q.demands[classKey{template, ""}]; d != nil {
+			return d
+		}
+		return q.newDemand(classKey{template, ""}, nil)
+	}
+	return q.labelled(template, labels)
+}
+
+//go:noinline
+func (q *Queue[M, W]) labelled(template string, labels map[string]string) *Demand[M, W] {
 	var room [128]byte // most keys fit, and a demand that is known costs no memory
 	text := appendLabels(room[:0], labels)
 	if d := q.demands[classKey{template, string(text)}]; d != nil {
 		return d
 	}
-	key := classKey{template, string(text)}
+	return q.newDemand(classKey{template, string(text)}, labels)
+}
+
+// newDemand makes the demand of a key that has none.
+//
+//go:noinline
+func (q *Queue[M, W]) newDemand(key classKey, labels map[string]string) *Demand[M, W] {
 	if len(q.demands) >= q.sweepAt {
 		for k, d := range q.demands {
 			if d.waiting == 0 {

@@ -24,7 +24,6 @@ func (q *Queue[M, W]) enqueue(w *Waiter[M, W]) {
 		d.levels[at] = l
 	}
 	d.levels[at].insert(w)
-	w.queued = true
 	q.waiting++
 	d.waiting++
 	d.needed += w.Lacks()
@@ -54,7 +53,6 @@ func (q *Queue[M, W]) dequeue(w *Waiter[M, W]) {
 			}
 		}
 	}
-	w.queued = false
 	q.waiting--
 	d.waiting--
 	d.needed -= w.Lacks()
@@ -216,7 +214,7 @@ func (q *Queue[M, W]) Walk(visit func(*Waiter[M, W]) Next) {
 
 // Place is how many waiters go before w; -1 when it does not wait.
 func (q *Queue[M, W]) Place(w *Waiter[M, W]) int {
-	if !w.queued {
+	if !w.Queued() {
 		return -1
 	}
 	n := 0
