@@ -272,6 +272,22 @@ func (c *connection) Save(name, file string) error {
 	return c.with(name, func(d *lv.Domain) error { return d.SaveFlags(file, "", 0) })
 }
 
+func (c *connection) Description(name string) (text string, err error) {
+	err = c.with(name, func(d *lv.Domain) (err error) {
+		text, err = d.GetXMLDesc(0)
+		return err
+	})
+	return text, err
+}
+
+func (c *connection) SavedXML(file string) (text string, err error) {
+	err = c.call(func() (err error) {
+		text, err = c.raw.DomainSaveImageGetXMLDesc(file, lv.DOMAIN_SAVE_IMAGE_XML_SECURE)
+		return err
+	})
+	return text, err
+}
+
 func (c *connection) Restore(file, xml string) error {
 	return c.call(func() error { return c.raw.DomainRestoreFlags(file, xml, 0) })
 }

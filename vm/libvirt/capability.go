@@ -19,7 +19,7 @@ func (t target) can() vm.Set {
 	case t.remote():
 		return always | vm.CanAttach | vm.CanMessage
 	}
-	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork
+	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork | vm.CanSnapshot
 }
 
 // As answers for vm.As: what is declared depends on the hypervisor, and on what

@@ -37,8 +37,12 @@ type conn interface {
 	Snapshots(name string) ([]string, error) // with their parents before them
 	DeleteSnapshot(name, snapshot string) error
 
+	// Description is a domain's XML, of a running one that of its run.
+	Description(name string) (string, error)
 	// Save writes a running domain's state to a file, which ends the domain.
 	Save(name, file string) error
+	// SavedXML is the description in such a file, with its secrets.
+	SavedXML(file string) (string, error)
 	// Restore makes a running domain of a file; xml replaces the description in
 	// it as far as libvirt allows.
 	Restore(file, xml string) error

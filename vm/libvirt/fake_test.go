@@ -50,6 +50,7 @@ type fakeDomain struct {
 	transient bool
 	die       *fakeConn
 	snapshots []string
+	records   map[string]string // of the snapshots' times
 	guest     *fakeGuest
 	asked     int // for addresses
 }
@@ -323,12 +324,16 @@ func (c *fakeConn) Snapshot(name, text string) error {
 			return err
 		}
 		d.snapshots = append(d.snapshots, s.Name)
+		if d.records == nil {
+			d.records = map[string]string{}
+		}
+		d.records[s.Name] = d.record
 		return nil
 	})
 }
 
 func (c *fakeConn) Revert(name, snapshot string) error {
-	return c.call("revert", name, func(*fakeDomain) error { return nil })
+	return c.call("revert", name, func(d *fakeDomain) error { d.record = d.records[snapshot]; return nil })
 }
 
 func (c *fakeConn) Snapshots(name string) (names []string, err error) {
@@ -378,25 +383,57 @@ func savedState(text, cookie []byte) []byte {
 	return b
 }
 
-func (c *fakeConn) Restore(file, _ string) error {
+func (c *fakeConn) Description(name string) (text string, err error) {
+	err = c.call("description", name, func(d *fakeDomain) (err error) {
+		x := d.xml
+		if d.live != nil {
+			x = d.live
+		}
+		text, err = x.Marshal()
+		return err
+	})
+	return text, err
+}
+
+func (c *fakeConn) SavedXML(file string) (text string, err error) {
+	err = c.call("saved xml", "", func(*fakeDomain) error {
+		head, err := headOf(file)
+		text = string(head.xml)
+		return err
+	})
+	return text, err
+}
+
+func headOf(file string) (saveData, error) {
 	f, err := os.Open(file)
 	if err != nil {
-		return &callError{code: codeSystem, text: err.Error()}
+		return saveData{}, &callError{code: codeSystem, text: err.Error()}
 	}
 	defer f.Close()
 	head, err := readSave(f)
 	if err != nil {
-		return &callError{code: codeFailed, text: err.Error()}
+		return saveData{}, &callError{code: codeFailed, text: err.Error()}
+	}
+	return head, nil
+}
+
+func (c *fakeConn) Restore(file, text string) error {
+	head, err := headOf(file)
+	if err != nil {
+		return err
+	}
+	if text == "" {
+		text = string(head.xml)
 	}
 	var x libvirtxml.Domain
-	if err := x.Unmarshal(string(head.xml)); err != nil {
+	if err := x.Unmarshal(text); err != nil {
 		return &callError{code: 27, text: err.Error()}
 	}
 	return c.call("restore", x.Name, func(d *fakeDomain) error {
 		if d.xml.UUID != x.UUID || string(head.cookie) != "<cookie/>" {
 			return &callError{code: codeConfigSupport, text: "target domain uuid does not match source"}
 		}
-		d.live = &x
+		d.live, d.record = &x, x.Metadata.XML
 		return c.boot(d, false)
 	})
 }

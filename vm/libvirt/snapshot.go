@@ -11,8 +11,17 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
-// Snapshot keeps the domain's state under a name.
+// Snapshot keeps the machine's state under a name. The channel of one that runs
+// ends: Channel gives the next.
 func (m *machine) Snapshot(ctx context.Context, name string) error {
+	if m.keeps() {
+		late := func(struct{}) {
+			if err := m.forget(name); err != nil {
+				m.d.log.Warn("a snapshot that was made too late cannot be removed", "machine", m.id, "snapshot", name, "err", err)
+			}
+		}
+		return m.keeping(ctx, vm.OpSnapshot, late, func(ctx context.Context, spec specRecord) error { return m.keep(ctx, spec, name) })
+	}
 	return m.snapshot(ctx, vm.OpSnapshot, func(c conn, have []string) error {
 		if slices.Contains(have, name) {
 			return fmt.Errorf("snapshot %q: %w", name, vm.ErrExists)
@@ -26,18 +35,42 @@ func (m *machine) Snapshot(ctx context.Context, name string) error {
 	})
 }
 
-// Revert goes back to a snapshot, in place.
+// Revert goes back to a snapshot, in place: the machine runs then, or is off, as
+// it did when the snapshot was made. Its ownership stays what it is.
 func (m *machine) Revert(ctx context.Context, name string) error {
+	if m.keeps() {
+		late := func(struct{}) { m.undo("it was reverted too late") }
+		return m.keeping(ctx, vm.OpRevert, late, func(ctx context.Context, spec specRecord) error { return m.goBack(ctx, spec, name) })
+	}
 	return m.snapshot(ctx, vm.OpRevert, func(c conn, have []string) error {
 		if !slices.Contains(have, name) {
 			return fmt.Errorf("snapshot %q: %w", name, vm.ErrNotFound)
 		}
-		return c.Revert(string(m.id), name)
+		before, err := c.Look(string(m.id))
+		if err != nil {
+			return err
+		}
+		if err := c.Revert(string(m.id), name); err != nil || before.record == "" {
+			return err
+		}
+		// The description went back too, and the ownership with it.
+		now := m.d.recordOf(before)
+		if now == nil {
+			return nil
+		}
+		text, err := now.encode()
+		if err != nil {
+			return err
+		}
+		return c.SetRecord(string(m.id), text)
 	})
 }
 
 // DeleteSnapshot removes a snapshot; those made after it stay.
 func (m *machine) DeleteSnapshot(ctx context.Context, name string) error {
+	if m.keeps() {
+		return m.keeping(ctx, vm.OpDeleteSnapshot, nil, func(context.Context, specRecord) error { return m.forget(name) })
+	}
 	return m.snapshot(ctx, vm.OpDeleteSnapshot, func(c conn, have []string) error {
 		if !slices.Contains(have, name) {
 			return fmt.Errorf("snapshot %q: %w", name, vm.ErrNotFound)
@@ -49,6 +82,16 @@ func (m *machine) DeleteSnapshot(ctx context.Context, name string) error {
 // Snapshots lists the names, oldest first.
 func (m *machine) Snapshots(ctx context.Context) ([]string, error) {
 	return do(ctx, m.d, vm.OpSnapshots, m.id, nil, func(ctx context.Context) (names []string, err error) {
+		if m.keeps() {
+			if _, err := m.d.lookDomain(ctx, string(m.id)); err != nil {
+				return nil, err
+			}
+			have, err := m.kept()
+			for _, h := range have {
+				names = append(names, h.Name)
+			}
+			return names, err
+		}
 		err = m.d.line.use(ctx, true, func(c conn) (err error) {
 			names, err = c.Snapshots(string(m.id))
 			return err
@@ -57,7 +100,19 @@ func (m *machine) Snapshots(ctx context.Context) ([]string, error) {
 	})
 }
 
-// snapshot is an operation on the snapshots that are there.
+// keeping is an operation on the snapshots that the driver keeps.
+func (m *machine) keeping(ctx context.Context, op string, late func(struct{}), f func(context.Context, specRecord) error) error {
+	_, err := do(ctx, m.d, op, m.id, late, func(ctx context.Context) (struct{}, error) {
+		spec, unlock, err := m.operate(ctx, op, true)
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, errors.Join(f(ctx, spec), unlock())
+	})
+	return err
+}
+
+// snapshot is an operation on the snapshots that libvirt keeps.
 func (m *machine) snapshot(ctx context.Context, op string, f func(c conn, have []string) error) error {
 	_, err := do(ctx, m.d, op, m.id, nil, func(ctx context.Context) (_ struct{}, err error) {
 		_, unlock, err := m.operate(ctx, op, true)

@@ -409,6 +409,26 @@ var broken = []struct {
 	{"a revert keeps the mark", "revert", func() (harness, func(vm.Driver) vm.Driver) {
 		return newHarness(fake.Config{Faults: []fake.Fault{{Op: vm.OpRevert, Guest: fake.Guest{Dirty: "still here"}}}}), nil
 	}},
+	{"a revert brings its time's owner back", "revert", func() (harness, func(vm.Driver) vm.Driver) {
+		return newHarness(fake.Config{}), func(d vm.Driver) vm.Driver {
+			return breaks(map[string]hook{vm.OpRevert: func(ctx context.Context, id vm.ID, _ any, do func(context.Context) error) error {
+				m, err := d.Open(ctx, id)
+				if err == nil {
+					err = do(ctx)
+				}
+				if err != nil {
+					return err
+				}
+				o, _ := vm.As[vm.Owned](m)
+				info, err := m.Info(ctx)
+				if err != nil {
+					return err
+				}
+				info.Owner.Token = 0
+				return o.SetOwner(ctx, info.Owner)
+			}})(d)
+		}
+	}},
 	{"a suspend does nothing", "suspend", one(vm.OpSuspend, never)},
 	{"a second suspend is no error", "suspend", one(vm.OpSuspend, instead(vm.ErrState, nil))},
 	{"a capability that is declared absent", "capabilities", func() (harness, func(vm.Driver) vm.Driver) {

@@ -297,22 +297,27 @@ var stateChecks = []check{
 	},
 	{
 		name: "revert",
-		rule: "Revert brings the machine back to the snapshot's state in place, as often as one likes: the incarnation stays, the guest says hello anew and bears no mark of what ran since.",
+		rule: "Revert brings the machine back to the snapshot's state in place, as often as one likes: the incarnation and the ownership stay, the guest says hello anew and bears no mark of what ran since.",
 		need: vm.CanSnapshot | vm.CanMessage,
 		do: func(e *env) {
 			m, spec := e.boot()
 			e.must(vm.ProveClean(e, m), "ProveClean of a new machine")
 			s := as[vm.Snapshotter](e, m)
 			e.must(s.Snapshot(e, "clean"), "Snapshot")
-			for range 2 {
+			for round := range 2 {
 				use(e, m)
 				e.is(vm.ProveClean(e, m), vm.ErrDirty, "ProveClean of a machine that was used")
+				owner := spec.Owner
+				if o, ok := vm.As[vm.Owned](m); ok {
+					owner.Token = uint64(round) + 77 // whose it is by now
+					e.must(o.SetOwner(e, owner), "SetOwner")
+				}
 				r, err := vm.Renew(e, m, vm.Policy{Driver: e.d, Spec: spec, Rungs: []vm.Rung{vm.RungRevert}, Snapshot: "clean"})
 				e.must(err, "Renew by revert")
 				want(e, r.Machine.ID(), m.ID(), "the machine's ID after the revert")
 				i := e.info(m)
 				want(e, i.State, vm.StateRunning, "the state after the revert")
-				want(e, i.Owner.Incarnation, spec.Owner.Incarnation, "the incarnation after the revert")
+				want(e, i.Owner, owner, "the ownership after the revert")
 			}
 		},
 	},

@@ -1,0 +1,219 @@
+package libvirt
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/bullpen-vm/bullpen/vm"
+)
+
+func ready(t *testing.T, m *machine) *vm.Channel {
+	t.Helper()
+	ch, err := m.Channel(t.Context())
+	require.NoError(t, err)
+	_, err = ch.Ready(t.Context())
+	require.NoError(t, err)
+	return ch
+}
+
+func TestASnapshotEndsTheChannelAndThereIsAnother(t *testing.T) {
+	_, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	before := ready(t, m)
+	require.NoError(t, m.Snapshot(t.Context(), "clean"))
+	<-before.Done()
+	after := ready(t, m)
+	assert.NotSame(t, before, after)
+	require.NoError(t, m.Revert(t.Context(), "clean"))
+	<-after.Done()
+	ready(t, m)
+	require.NoError(t, m.Destroy(t.Context()))
+	_, err := os.Stat(d.dir(m.id))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestASnapshotThatFailsLeavesTheMachineAsItWas(t *testing.T) {
+	noRoom := &callError{code: codeSystem, text: "No space left on device"}
+	for _, c := range []struct {
+		op   string
+		runs bool
+	}{{"description", true}, {"save", true}, {"restore", false}, {"saved xml", false}} {
+		h, d := openFake(t, nil)
+		m := startFake(t, d, fakeSpec())
+		ready(t, m)
+		h.hooks(once(c.op, noRoom), nil)
+		err := m.Snapshot(t.Context(), "clean")
+		require.ErrorIs(t, err, vm.ErrBusy, c.op)
+		info, err := m.Info(t.Context())
+		require.NoError(t, err)
+		names, err := m.Snapshots(t.Context())
+		require.NoError(t, err)
+		assert.Empty(t, names, c.op)
+		left, err := os.ReadDir(m.path(snapshotFolder))
+		if !errors.Is(err, os.ErrNotExist) {
+			require.NoError(t, err)
+		}
+		assert.Empty(t, left, c.op)
+		if !c.runs { // its state went with the attempt; nothing else of it did
+			assert.Equal(t, vm.StateStopped, info.State, c.op)
+			require.NoError(t, m.Start(t.Context()))
+		}
+		require.NoError(t, vm.ProveClean(t.Context(), m), c.op)
+		require.NoError(t, m.Snapshot(t.Context(), "clean"), c.op)
+	}
+}
+
+func TestARevertThatFailsLeavesTheMachineOffAndCanBeMadeAgain(t *testing.T) {
+	h, d := openFake(t, nil)
+	s := fakeSpec()
+	m := startFake(t, d, s)
+	ready(t, m)
+	require.NoError(t, m.Snapshot(t.Context(), "clean"))
+	h.hooks(once("restore", &callError{code: codeFailed, text: "operation failed"}), nil)
+	require.Error(t, m.Revert(t.Context(), "clean"))
+	info, err := m.Info(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, vm.StateStopped, info.State)
+	r, err := vm.Renew(t.Context(), m, vm.Policy{Driver: d, Spec: s, Snapshot: "clean"})
+	require.NoError(t, err)
+	assert.Equal(t, vm.RungRevert, r.Rung)
+	require.Len(t, r.Skipped, 2)
+}
+
+func TestWhatTheDriverDidNotMakeIsNoPartOfASnapshot(t *testing.T) {
+	for what, change := range map[string]func(*libvirtxml.Domain){
+		"the writable disk vdz (/else/where)": func(d *libvirtxml.Domain) {
+			addDisk(d.Devices, "/else/where", "raw", "", "", false, nil)
+			d.Devices.Disks[len(d.Devices.Disks)-1].Target.Dev = "vdz"
+		},
+		"the writable disk vdz (no file)": func(d *libvirtxml.Domain) {
+			d.Devices.Disks = append(d.Devices.Disks, libvirtxml.DomainDisk{Target: &libvirtxml.DomainDiskTarget{Dev: "vdz"},
+				Source: &libvirtxml.DomainDiskSource{Block: &libvirtxml.DomainDiskSourceBlock{Dev: "/dev/sdz"}}})
+		},
+		"an nvram file": func(d *libvirtxml.Domain) { d.OS.NVRam = &libvirtxml.DomainNVRam{NVRam: "/vars"} },
+		"a TPM":         func(d *libvirtxml.Domain) { d.Devices.TPMs = []libvirtxml.DomainTPM{{}} },
+	} {
+		h, d := openFake(t, nil)
+		m, err := d.Create(t.Context(), fakeSpec())
+		require.NoError(t, err)
+		h.mu.Lock()
+		change(h.domains[string(m.ID())].xml)
+		h.mu.Unlock()
+		err = m.(*machine).Snapshot(t.Context(), "x")
+		require.ErrorIs(t, err, errors.ErrUnsupported, what)
+		require.ErrorContains(t, err, "it has "+what+", which the driver did not make")
+	}
+}
+
+// Who has the channel of a machine that another process started is asked first: the
+// guest would not see its host leave.
+func TestASnapshotOfAMachineWhoseChannelAnotherHasIsUnsupported(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	ready(t, m)
+	other, err := open(t.Context(), d.conf, h.dial)
+	require.NoError(t, err)
+	defer other.Close()
+	same, err := other.Open(t.Context(), m.id)
+	require.NoError(t, err)
+	err = same.(*machine).Snapshot(t.Context(), "x")
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "has its only channel")
+	require.NoError(t, vm.ProveClean(t.Context(), m))
+}
+
+func TestASnapshotThatIsDamagedIsNeverTakenForNone(t *testing.T) {
+	_, d := openFake(t, nil)
+	made, err := d.Create(t.Context(), fakeSpec())
+	require.NoError(t, err)
+	m := made.(*machine)
+	require.NoError(t, m.Snapshot(t.Context(), "a/../b\x00"), "any name will do")
+	names, err := m.Snapshots(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, []string{"a/../b\x00"}, names)
+	file := filepath.Join(m.snapshotDir(names[0]), snapshotFile)
+	require.NoError(t, os.WriteFile(file, []byte(`{"version":`), 0o600))
+	_, err = m.Snapshots(t.Context())
+	require.ErrorContains(t, err, "is damaged")
+	require.NoError(t, os.WriteFile(file, []byte(`{"version": 9, "name": "x"}`), 0o600))
+	require.ErrorContains(t, m.Snapshot(t.Context(), "other"), "is of version 9")
+	require.NoError(t, m.Destroy(t.Context()))
+	_, err = m.Snapshots(t.Context())
+	require.ErrorIs(t, err, vm.ErrNotFound)
+}
+
+// What a killed process left half made is not listed, and goes with the next.
+func TestHalfASnapshotIsNone(t *testing.T) {
+	_, d := openFake(t, nil)
+	made, err := d.Create(t.Context(), fakeSpec())
+	require.NoError(t, err)
+	m := made.(*machine)
+	half := filepath.Join(m.path(snapshotFolder), newPrefix+"half")
+	require.NoError(t, os.MkdirAll(half, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(half, snapshotFile), []byte("{}"), 0o600))
+	names, err := m.Snapshots(t.Context())
+	require.NoError(t, err)
+	assert.Empty(t, names)
+	require.NoError(t, m.Snapshot(t.Context(), "whole"))
+	_, err = os.Stat(half)
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// A hypervisor's own snapshot has the ownership of its time.
+func TestARevertByTheHypervisorLeavesTheOwnershipAlone(t *testing.T) {
+	h, conf := newFake(t)
+	conf.URI = "test:///default"
+	d, err := open(t.Context(), conf, h.dial)
+	require.NoError(t, err)
+	defer d.Close()
+	s := fakeSpec()
+	s.JobDisks, s.Inputs = nil, 0
+	m := startFake(t, d, s)
+	require.NoError(t, m.Snapshot(t.Context(), "old"))
+	owner := s.Owner
+	owner.Token = 77
+	require.NoError(t, m.SetOwner(t.Context(), owner))
+	require.NoError(t, m.Revert(t.Context(), "old"))
+	info, err := m.Info(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, owner, info.Owner)
+	require.NoError(t, m.Destroy(t.Context()))
+}
+
+func TestACopyOfASparseFileIsThatFile(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	for name, pieces := range map[string]map[int64]string{
+		"empty": {}, "at the start": {0: "a"}, "at the end": {12<<20 - 1: "z"},
+		"here and there": {0: "a", 70001: "b", 4 << 20: strings.Repeat("c", 3<<20), 12<<20 - 1: "z"},
+	} {
+		f, err := os.Create(from)
+		require.NoError(t, err)
+		require.NoError(t, f.Truncate(12<<20))
+		for at, text := range pieces {
+			_, err := f.WriteAt([]byte(text), at)
+			require.NoError(t, err)
+		}
+		require.NoError(t, f.Close())
+		require.NoError(t, copySparse(t.Context(), to, from))
+		want, err := os.ReadFile(from)
+		require.NoError(t, err)
+		got, err := os.ReadFile(to)
+		require.NoError(t, err)
+		assert.Equal(t, string(want), string(got), name)
+	}
+	require.NoError(t, os.WriteFile(from, nil, 0o600))
+	require.NoError(t, copySparse(t.Context(), to, from), "a shorter one replaces it")
+	fi, err := os.Stat(to)
+	require.NoError(t, err)
+	assert.Zero(t, fi.Size())
+	require.ErrorIs(t, copySparse(context.Background(), to, from+"-none"), os.ErrNotExist)
+}
