@@ -23,6 +23,18 @@ type Snapshotter interface {
 	DeleteSnapshot(ctx context.Context, name string) error
 }
 
+// Halter is a Machine whose end its driver can bring about and see by itself,
+// where the hypervisor takes its time to notice. It is a help for Renew, which then
+// has the next machine made while the hypervisor clears away the last one, and no
+// capability that Capabilities tells of.
+type Halter interface {
+	// Halt ends the present run like Kill, and returns when nothing of the machine
+	// runs any more and its memory and files are free. The hypervisor may still say
+	// that it runs: Kill or Destroy has to follow. errors.ErrUnsupported where that
+	// cannot be done for this machine, which then is as it was.
+	Halt(ctx context.Context) error
+}
+
 // Saver turns a booted, idle machine into a parent, from which others are made.
 type Saver interface {
 	// Save keeps the machine's whole state as parent and ends the machine,

@@ -23,6 +23,7 @@ var capabilityTypes = []reflect.Type{
 	reflect.TypeFor[vm.Machine](), reflect.TypeFor[vm.Waiter](), reflect.TypeFor[vm.Snapshotter](), reflect.TypeFor[vm.Saver](),
 	reflect.TypeFor[vm.Attacher](), reflect.TypeFor[vm.Owned](), reflect.TypeFor[vm.Addresser](), reflect.TypeFor[vm.Consoler](),
 	reflect.TypeFor[vm.Messenger](), reflect.TypeFor[vm.Suspender](), reflect.TypeFor[vm.Screenshotter](),
+	reflect.TypeFor[vm.Halter](),
 }
 
 var driverTypes = []reflect.Type{reflect.TypeFor[vm.Driver](), reflect.TypeFor[vm.Forker](), reflect.TypeFor[vm.Stocker]()}

@@ -8,6 +8,7 @@ import (
 
 var (
 	_ Machine       = (*machineProxy)(nil)
+	_ Halter        = (*machineProxy)(nil)
 	_ Waiter        = (*machineProxy)(nil)
 	_ Snapshotter   = (*machineProxy)(nil)
 	_ Saver         = (*machineProxy)(nil)
@@ -33,6 +34,10 @@ func (p *machineProxy) As(target any) bool {
 	switch t := target.(type) {
 	case *Machine:
 		*t = p
+	case *Halter:
+		if ok = has[Halter](p.in); ok {
+			*t = p
+		}
 	case *Waiter:
 		if ok = has[Waiter](p.in); ok {
 			*t = p
@@ -118,6 +123,10 @@ func (p *machineProxy) Stop(ctx context.Context) error  { return p.call(ctx, OpS
 func (p *machineProxy) Kill(ctx context.Context) error  { return p.call(ctx, OpKill, p.in.Kill) }
 func (p *machineProxy) Destroy(ctx context.Context) error {
 	return p.call(ctx, OpDestroy, p.in.Destroy)
+}
+
+func (p *machineProxy) Halt(ctx context.Context) error {
+	return with(ctx, p, OpHalt, func(ctx context.Context, c Halter) error { return c.Halt(ctx) })
 }
 
 func (p *machineProxy) Wait(ctx context.Context) (End, error) {

@@ -15,6 +15,7 @@ const (
 	OpStart          = "start"
 	OpStop           = "stop"
 	OpKill           = "kill"
+	OpHalt           = "halt"
 	OpDestroy        = "destroy"
 	OpWait           = "wait"
 	OpSnapshot       = "snapshot"

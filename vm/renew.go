@@ -68,8 +68,9 @@ const renewCleanup = time.Minute
 // Renew brings a machine to its known state by the first rung that works, or
 // makes one when m is nil, and proves it clean. The machine that it returns runs
 // and is ready. A rung that makes a new machine destroys m first, for the two
-// would share one slot; what a rung that fails has made is destroyed before the
-// next is tried.
+// would share one slot; of one that is a Halter the run is ended first, and it is
+// destroyed while the new one is made, under another name. What a rung that fails
+// has made is destroyed before the next is tried, and m before Renew returns.
 //
 // ErrBusy, ErrHostLost, ErrClosed and the context's end stop the ladder at once,
 // since a more expensive rung would meet them too. With an error,
@@ -90,6 +91,7 @@ type ladder struct {
 	m       Machine // the one that is there, if any
 	rung    Rung
 	gone    bool // the machine that Renew was called with was destroyed
+	burial  <-chan error
 	skipped []Skipped
 }
 
@@ -236,28 +238,85 @@ func (l *ladder) eject(ctx context.Context) error {
 // anew destroys what is there and makes another machine by make, which may
 // answer a machine beside an error.
 func (l *ladder) anew(ctx context.Context, clean func(context.Context, Machine) error, make func(context.Context) (Machine, error)) error {
-	if l.m != nil {
-		if err := l.m.Destroy(ctx); err != nil {
-			return fmt.Errorf("%s: %w: %w", l.m.ID(), errStuck, err)
-		}
-		l.m, l.gone = nil, true
-	}
-	m, err := make(ctx)
+	m, err := l.replace(ctx, make)
 	if err == nil {
 		err = clean(ctx, m)
+	}
+	if serr := l.buried(); serr != nil {
+		// What is left is the old one; the new one is nobody's.
+		return errors.Join(err, serr, l.discard(ctx, m))
 	}
 	if err == nil {
 		l.m = m
 		return nil
 	}
-	if m == nil {
-		return err
-	}
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewCleanup)
-	defer cancel()
-	if derr := m.Destroy(cctx); derr != nil {
+	if derr := l.discard(ctx, m); derr != nil {
 		l.m, l.gone = m, true
-		return errors.Join(err, fmt.Errorf("%s: %w: %w", m.ID(), errStuck, derr))
+		return errors.Join(err, derr)
 	}
 	return err
+}
+
+// replace makes a machine in the place of the one that is there. What it answers
+// may be there before that one is gone: see buried.
+func (l *ladder) replace(ctx context.Context, make func(context.Context) (Machine, error)) (Machine, error) {
+	if l.m == nil {
+		return make(ctx)
+	}
+	var err error
+	beside := l.halt(ctx)
+	l.bury(ctx)
+	if beside {
+		// A failure may be for what the old one still has: a port, a device.
+		var m Machine
+		if m, err = make(ctx); err == nil || m != nil || ctx.Err() != nil {
+			return m, err
+		}
+	}
+	if serr := l.buried(); serr != nil {
+		return nil, errors.Join(err, serr)
+	}
+	return make(ctx)
+}
+
+// halt reports whether nothing of the machine that is there runs any more, so that
+// another can be made beside it.
+func (l *ladder) halt(ctx context.Context) bool {
+	h, ok := As[Halter](l.m)
+	return ok && l.m.ID() != ID(l.p.Spec.Name) && h.Halt(ctx) == nil
+}
+
+// bury begins to destroy the machine that is there, and buried waits for that.
+func (l *ladder) bury(ctx context.Context) {
+	old, done := l.m, make(chan error, 1)
+	l.burial = done
+	go func() { done <- old.Destroy(ctx) }()
+}
+
+// buried answers nil when the machine that Renew was called with is gone, or was
+// never there. It waits for as long as Destroy does.
+func (l *ladder) buried() error {
+	if l.burial == nil {
+		return nil
+	}
+	err := <-l.burial
+	l.burial = nil
+	if err != nil {
+		return fmt.Errorf("%s: %w: %w", l.m.ID(), errStuck, err)
+	}
+	l.m, l.gone = nil, true
+	return nil
+}
+
+// discard destroys a machine that was made in vain; m may be nil.
+func (l *ladder) discard(ctx context.Context, m Machine) error {
+	if m == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renewCleanup)
+	defer cancel()
+	if err := m.Destroy(ctx); err != nil {
+		return fmt.Errorf("%s: %w: %w", m.ID(), errStuck, err)
+	}
+	return nil
 }

@@ -17,6 +17,8 @@ type Config struct {
 	Faults []Fault
 	// Without are the capabilities that it does not have.
 	Without vm.Set
+	// Halts has its machines be vm.Halter, which few hypervisors' are.
+	Halts bool
 	// Capacity is how many machines may exist at once; above it Create and
 	// Fork answer vm.ErrBusy. Zero: any number.
 	Capacity int

@@ -20,6 +20,11 @@ func (m *machine) As(target any) bool {
 	case *vm.Machine:
 		*t = m
 		return true
+	case *vm.Halter:
+		if m.d.h.c.Halts {
+			*t = m
+		}
+		return m.d.h.c.Halts
 	case *vm.Waiter:
 		return give(t, m, vm.CanWait)
 	case *vm.Snapshotter:
@@ -203,6 +208,9 @@ func (m *machine) Kill(ctx context.Context) error {
 		return nil
 	})
 }
+
+// Halt is Kill.
+func (m *machine) Halt(ctx context.Context) error { return m.Kill(ctx) }
 
 // Destroy removes the machine, also in the middle of a change.
 func (m *machine) Destroy(ctx context.Context) error {

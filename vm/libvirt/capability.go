@@ -30,6 +30,12 @@ func (m *machine) As(target any) bool {
 		can &^= vm.CanSave // machines made of it would share its hardware address
 	}
 	switch t := target.(type) {
+	case *vm.Halter:
+		if m.d.target.remote() || !m.d.target.guests() || m.foreign() {
+			return false
+		}
+		*t = m
+		return true
 	case *vm.Waiter:
 		return give(can, vm.CanWait, t, m)
 	case *vm.Owned:

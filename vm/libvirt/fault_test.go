@@ -85,6 +85,26 @@ func TestQEMUThatIsKilledIsCrashedAndQEMUThatIsToldToEndIsKilled(t *testing.T) {
 	}
 }
 
+// libvirt may say for a while that it runs.
+func TestAHaltedMachinesQEMUIsGoneBeforeLibvirtSaysSo(t *testing.T) {
+	d, g := openEmbed(t)
+	s := guestSpec(g)
+	m := boot(t, d, s)
+	h, ok := vm.As[vm.Halter](vm.GuardMachine(m, func() error { return nil }))
+	require.True(t, ok)
+	require.NoError(t, h.Halt(t.Context()))
+	assert.Empty(t, processesWith(t, s.Name))
+	end, err := m.(vm.Waiter).Wait(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, vm.EndKilled, end.Kind, "%+v", end)
+	assert.Equal(t, "killed by Halt", end.Detail)
+	require.ErrorIs(t, h.Halt(t.Context()), errors.ErrUnsupported, "there is nothing to be seen")
+	require.NoError(t, m.Start(t.Context()))
+	require.NoError(t, h.Halt(t.Context()))
+	require.NoError(t, m.Destroy(t.Context()))
+	require.ErrorIs(t, h.Halt(t.Context()), vm.ErrNotFound)
+}
+
 // A stopped QEMU sends no event: only the deadline ends the wait.
 func TestAGuestThatHangsIsHungAtTheDeadlineAndKilled(t *testing.T) {
 	d, g := openEmbed(t)

@@ -48,20 +48,22 @@ const atOnce = 500 * time.Millisecond
 // killNow ends the QEMU of a domain with that uuid, where it is on this computer
 // and may be: libvirt asks it to end, and then looks again after 200 ms at the
 // earliest (virProcessKillPainfully). What it finds gone it leaves at once. Job
-// disks are in the host's page cache, so nothing is lost.
-func (d *Driver) killNow(ctx context.Context, uuid string) {
+// disks are in the host's page cache, so nothing is lost. It reports whether it saw
+// it end.
+func (d *Driver) killNow(ctx context.Context, uuid string) bool {
 	if d.target.remote() || !d.target.guests() || uuid == "" {
-		return
+		return false
 	}
 	files, _ := findQEMU("/proc", uuid) // what cannot be looked at cannot be killed either
 	if n, err := killQEMU("/proc", uuid); n == 0 || err != nil {
-		return // another user's, or gone: libvirt's way has to do
+		return false // another user's, or gone: libvirt's way has to do
 	}
-	for began := time.Now(); slices.ContainsFunc(files, remains) && time.Since(began) < atOnce; {
-		if sleep(ctx, time.Millisecond) != nil {
-			return
+	for began := time.Now(); slices.ContainsFunc(files, remains); {
+		if time.Since(began) > atOnce || sleep(ctx, time.Millisecond) != nil {
+			return false
 		}
 	}
+	return true
 }
 
 // remains reports whether a killed process is there: one that is about to end, or
