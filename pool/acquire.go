@@ -52,7 +52,7 @@ func (p *Pool) TryAcquire(ctx context.Context, want Want) (*Guest, error) {
 		p.unlock()
 		return nil, &OpError{Op: "acquire", What: p.what(w), Why: "account " + want.Account, Err: fmt.Errorf("%w: %w", ErrBusy, ErrQuota)}
 	}
-	if p.q.Try(&w.q) {
+	if p.try(w) {
 		p.grant(w, now)
 		p.plan(now)
 	}
@@ -177,7 +177,7 @@ func (p *Pool) await(ctx context.Context, w *wait) error {
 // again queues a wait with its old place after what it was granted was lost. The
 // caller holds p.mu, which is given up and taken again.
 func (p *Pool) again(ctx context.Context, w *wait, now time.Time) error {
-	if p.q.Add(&w.q) {
+	if p.add(w) {
 		p.grant(w, now)
 	}
 	p.plan(now)
@@ -204,7 +204,7 @@ func (p *Pool) handOut(ctx context.Context, w *wait, now time.Time) bool {
 	w.handed = w.guest1[:0]
 	for _, u := range w.granted {
 		w.handed = append(w.handed, newGuest(ctx, u, w, now))
-		p.noteUnit(EventGranted, u, "", now.Sub(w.since), nil)
+		p.noteGranted(u, &w.want, now.Sub(w.since))
 	}
 	w.granted, w.charged = nil, 0 // the guests are charged now
 	return true

@@ -27,11 +27,11 @@ func (p *Pool) elsewhere(w *wait, now time.Time) bool {
 	if good || !bad {
 		return false
 	}
-	pl, h := p.pickClass(classes, now, w.want.Avoid)
+	pl, h := p.pickClass(classes, now, &w.want)
 	if h == nil || slices.Contains(w.want.Avoid, h.Name) {
 		return false
 	}
-	w.eager = p.begin(pl, h, now)
+	w.eager = p.begin(pl, h, w.want.Inputs, now)
 	w.eager.eager = append(w.eager.eager, w)
 	return true
 }
@@ -49,7 +49,7 @@ func (p *Pool) letIn(u *unit, now time.Time) {
 			w.over()
 		default:
 			w.eager = nil
-			if p.q.Add(&w.q) {
+			if p.add(w) {
 				p.grant(w, now)
 			}
 		}

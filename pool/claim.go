@@ -129,7 +129,7 @@ func (p *Pool) claim(u *unit) error {
 		return nil
 	})
 	u.set(booting, time.Now())
-	p.noteUnit(EventBoot, u, u.key, 0, nil)
+	p.noteBoot(u)
 	return nil
 }
 

@@ -199,6 +199,11 @@ type Want struct {
 	Account string
 	// Timeout bounds the wait beside the context; zero: the context alone.
 	Timeout time.Duration
+	// Inputs are the digests (diskio.Image.Digest) of the inputs that the
+	// machine will be given: of the machines that are free, and of the hosts
+	// where one could be made, those that have them are preferred, within
+	// InputsCredit. Whose turn it is does not change by it.
+	Inputs []string
 	// Avoid are names of hosts or machines that are taken only when no other
 	// is free or can be made. While another is made the call lets later ones
 	// have what it avoids.

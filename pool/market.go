@@ -81,7 +81,7 @@ func (p *Pool) readd(w *wait, good []*unit) bool {
 	if w.ready == nil {
 		w.ready = make(chan struct{})
 	}
-	full := p.q.Add(&w.q)
+	full := p.add(w)
 	for _, u := range good {
 		if full {
 			// Got others meanwhile; these are for whoever is next.

@@ -153,6 +153,7 @@ func (p *Pool) make(ctx context.Context, u *unit, old vm.Machine) error {
 		return err
 	}
 	if r.Rung != vm.RungRevert {
+		p.learn(u, r)
 		u.name, u.properties, u.uses, u.born = name, properties, 0, time.Now()
 	}
 	u.newFence()
@@ -320,7 +321,7 @@ func (p *Pool) settle(u *unit, began time.Time, err error) {
 		u.template.took = took
 		u.bootTime, u.recycle, u.ended = took, false, false
 		p.stats.boots++
-		p.noteUnit(EventReady, u, "", took, nil)
+		p.noteUnit(EventReady, u, u.origin(), took, nil)
 		p.watchMachine(u)
 		p.offer(u, now)
 	default:

@@ -12,7 +12,7 @@ import (
 // plan starts machines for those who wait and for those to be kept ready, and
 // makes room by destroying machines that nobody wants. The caller holds p.mu.
 func (p *Pool) plan(now time.Time) {
-	if p.closing || !p.store.Over(now) {
+	if p.closing || !p.store.Over(now) || !p.surveyed(now) {
 		return
 	}
 	copyInflight := func() {
@@ -41,11 +41,11 @@ func (p *Pool) plan(now time.Time) {
 			lack -= p.avail[pl.class.Index()]
 		}
 		for ; lack > 0; lack-- {
-			pl, h := p.pick(t.places, now, nil)
+			pl, h := p.pick(t.places, now)
 			if h == nil {
 				break
 			}
-			p.begin(pl, h, now)
+			p.begin(pl, h, nil, now)
 		}
 	}
 }
@@ -111,14 +111,14 @@ func (p *Pool) planWaiters(now time.Time) {
 			if p.expect(classes) {
 				continue
 			}
-			if pl, h := p.pickClass(classes, now, qw.Value.want.Avoid); h != nil {
-				p.begin(pl, h, now)
+			if pl, h := p.pickClass(classes, now, &qw.Value.want); h != nil {
+				p.begin(pl, h, qw.Value.want.Inputs, now)
 				continue
 			}
 			if p.expectVacancy(classes, now) {
 				continue
 			}
-			if room := p.evict(classes, now); room != nil {
+			if room := p.evict(classes, &qw.Value.want, now); room != nil {
 				evicted = append(evicted, room...)
 				continue
 			}
@@ -189,39 +189,55 @@ func (p *Pool) hoard(classes []*class, now time.Time) *host {
 }
 
 // evict chooses free machines on one host whose slots together make room for a
-// machine of the classes: those beyond their template's Ready first, the least
+// machine of the classes: a host that has what the machine is made from and given
+// before others, and there those beyond their template's Ready first, the least
 // recently used first. Machines in use are never chosen.
-func (p *Pool) evict(classes []*class, now time.Time) []*unit {
-	for _, c := range classes {
-		pl := p.places[c.Index()]
-		for _, h := range pl.hosts {
-			if pl.template.existing() || !p.able(pl, h, now) {
+func (p *Pool) evict(classes []*class, want *Want, now time.Time) []*unit {
+	for _, near := range [...]bool{true, false} {
+		for _, c := range classes {
+			pl := p.places[c.Index()]
+			t := pl.template
+			if t.existing() || near && t.Parent == "" && len(want.Inputs) == 0 {
 				continue
 			}
-			var free []*unit
-			for _, u := range h.slots {
-				if u != nil && u.state == ready && u.item.Free() && !u.doomed && !slices.Contains(free, u) {
-					free = append(free, u)
+			for _, h := range pl.hosts {
+				if near != (h.parentCredit(t)+h.inputsCredit(want.Inputs) > 0) || !p.able(pl, h, now) {
+					continue
+				}
+				if room := h.evict(t.Weight); room != nil {
+					return room
 				}
 			}
-			slices.SortFunc(free, func(a, b *unit) int {
-				if x, y := a.template.free() > a.template.Ready, b.template.free() > b.template.Ready; x != y {
-					if x {
-						return -1
-					}
-					return 1
-				}
-				return a.since.Compare(b.since)
-			})
-			room := h.Slots - h.used
-			for i, u := range free {
-				if room += u.template.Weight; room >= pl.template.Weight {
-					for _, u := range free[:i+1] {
-						u.doomed = true
-					}
-					return free[:i+1]
-				}
+		}
+	}
+	return nil
+}
+
+// evict chooses free machines of the host that make room for a weight, and marks
+// them.
+func (h *host) evict(weight int) []*unit {
+	var free []*unit
+	for _, u := range h.slots {
+		if u != nil && u.state == ready && u.item.Free() && !u.doomed && !slices.Contains(free, u) {
+			free = append(free, u)
+		}
+	}
+	slices.SortFunc(free, func(a, b *unit) int {
+		if x, y := a.template.free() > a.template.Ready, b.template.free() > b.template.Ready; x != y {
+			if x {
+				return -1
 			}
+			return 1
+		}
+		return a.since.Compare(b.since)
+	})
+	room := h.Slots - h.used
+	for i, u := range free {
+		if room += u.template.Weight; room >= weight {
+			for _, u := range free[:i+1] {
+				u.doomed = true
+			}
+			return free[:i+1]
 		}
 	}
 	return nil
@@ -241,51 +257,13 @@ func (p *Pool) able(pl *place, h *host, now time.Time) bool {
 		(!t.existing() || h.vacant(t, now) != nil)
 }
 
-func (p *Pool) pickClass(classes []*class, now time.Time, avoid []string) (*place, *host) {
-	var best *place
-	var where *host
-	var bestBad bool
-	for _, c := range classes {
-		pl, h := p.pick(p.places[c.Index():c.Index()+1], now, avoid)
-		if h == nil {
-			continue
-		}
-		bad := slices.Contains(avoid, h.Name)
-		if where == nil || bestBad && !bad || bestBad == bad && less(h, where) {
-			best, where, bestBad = pl, h, bad
-		}
-	}
-	return best, where
-}
-
-// pick finds a host for a new machine of one of the places: not to be avoided if
-// that can be helped, then the least loaded, then the first.
-func (p *Pool) pick(places []*place, now time.Time, avoid []string) (*place, *host) {
-	var best *place
-	var where *host
-	var bestBad bool
-	for _, pl := range places {
-		for _, h := range pl.hosts {
-			if h.used+pl.template.Weight > h.Slots || h == p.hoarded || !p.able(pl, h, now) {
-				continue
-			}
-			bad := len(avoid) > 0 && slices.Contains(avoid, h.Name)
-			if where == nil || bestBad && !bad || bestBad == bad && less(h, where) {
-				best, where, bestBad = pl, h, bad
-			}
-		}
-	}
-	return best, where
-}
-
-// less reports whether a is less loaded than b, by share of its slots.
-func less(a, b *host) bool {
-	return a.used*b.Slots < b.used*a.Slots
-}
-
-// begin makes a unit and lets it look for a slot.
-func (p *Pool) begin(pl *place, h *host, now time.Time) *unit {
+// begin makes a unit and lets it look for a slot. inputs are those of the call
+// that it is made for, if any.
+func (p *Pool) begin(pl *place, h *host, inputs []string, now time.Time) *unit {
 	u := &unit{pool: p, host: h, template: pl.template, place: pl, state: gone, since: now}
+	if p.watched {
+		u.why = p.whyHere(pl, h, inputs, now)
+	}
 	u.item.Value, u.item.Class = u, pl.class
 	u.renew = func() { p.renew(u) }
 	u.ctx, u.cancel = context.WithCancelCause(p.soft)

@@ -54,6 +54,9 @@ type Pool struct {
 	avail, vacant []int // scratch of plan
 	hoarded       *host // whose slots the first waiter that needs several of them gets
 
+	began  time.Time
+	survey bool // all hosts were listed once, or waited for for long enough
+
 	watched bool
 	telling bool
 	events  []Event
@@ -79,6 +82,7 @@ func New(c Config) (*Pool, error) {
 		accounts: make(map[string]*account),
 		empty:    make(chan struct{}),
 		done:     make(chan struct{}),
+		began:    time.Now(),
 		store:    health.Pause{Policy: health.Policy{First: time.Second, Most: 30 * time.Second}},
 	}
 	p.watched = c.Trace != nil && c.Trace.Event != nil || c.Logger.Enabled(context.Background(), 8)
@@ -98,6 +102,7 @@ func New(c Config) (*Pool, error) {
 		p.hosts = append(p.hosts, newHost(h))
 	}
 	p.join()
+	p.alarm = p.began // the first look is at once, whatever is to be looked at later
 	p.soft, p.softStop = context.WithCancel(context.Background())
 	p.hard, p.hardStop = context.WithCancel(context.Background())
 	p.wg.Go(p.clock)
@@ -126,8 +131,12 @@ func newTemplate(c Template) *template {
 }
 
 func newHost(c Host) *host {
+	way := vm.RungNone
+	if f, ok := vm.As[vm.Forker](c.Driver); ok {
+		way = f.Rung()
+	}
 	return &host{
-		Host: c, id: c.Driver.HostID(),
+		Host: c, way: way, id: c.Driver.HostID(),
 		slots:   make([]*unit, c.Slots),
 		pairs:   make(map[*template]*health.Breaker),
 		recipes: make(map[*template]string),

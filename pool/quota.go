@@ -50,7 +50,7 @@ func (p *Pool) enter(w *wait) bool {
 	if p.elsewhere(w, w.since) {
 		return false
 	}
-	return p.q.Add(&w.q)
+	return p.add(w)
 }
 
 // refund gives back what a wait was charged and did not get, or takes it out of

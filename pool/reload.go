@@ -157,6 +157,9 @@ func (p *Pool) join() {
 				t.places = append(t.places, pl)
 			}
 			h.places[t] = pl
+			if h.forks(t) && !h.have.parents.done && h.listed {
+				h.nextSweep = time.Time{} // nobody asked it for its parents yet
+			}
 			if h.pairs[t] == nil {
 				h.pairs[t] = new(health.Breaker)
 				h.recipes[t] = recipe(t, h)

@@ -25,13 +25,17 @@ type host struct {
 	fixtures []*fixture           // existing machines
 	slots    []*unit              // by number; nil: not taken by this pool
 	used     int                  // slots promised to units, from claim on
+	held     int                  // slots of machines that guests hold
 	boots    int                  // units on their way to be made
 	places   map[*template]*place // of what is made here
 	recipes  map[*template]string
+	way      vm.Rung // how its driver makes machines from parents; none: it does not
+	have     holdings
 
 	retired   bool // not in the configuration any more
 	paused    bool
 	listed    bool      // reconciled once
+	looked    bool      // listed once, or tried
 	swept     time.Time // the last regular look
 	doubts    int       // listings in a row with machines of this pool's name whose owner lives
 	sweeping  bool
@@ -153,6 +157,8 @@ type unit struct {
 	late        *time.Timer // ends a renewal that takes too long; nil before the first
 	waiter      vm.Waiter   // of the machine waited; nil: it is none
 	waited      vm.Machine
+	rung        vm.Rung // by which the machine was made
+	why         string  // it is made here
 	guest       *Guest
 	eager       []*wait // those that wait for it rather than take what they avoid
 	keptUntil   time.Time
@@ -188,6 +194,8 @@ func (u *unit) tally(n int) {
 		u.place.inflight += n
 	case destroying:
 		p.vacating += n
+	case held:
+		u.host.held += n * u.template.Weight
 	}
 	if u.state != gone {
 		u.host.used += n * u.template.Weight

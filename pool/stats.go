@@ -12,8 +12,8 @@ import (
 
 // counters only rise.
 type counters struct {
-	grants, releases, waits, refused, boots, destroyed, failures, busy, lost, leftovers, adopted, reconciles int64
-	waited, held                                                                                             time.Duration
+	grants, releases, waits, refused, boots, destroyed, failures, busy, lost, leftovers, adopted, reconciles, fromParent, cold int64
+	waited, held                                                                                                               time.Duration
 }
 
 // Stats are a pool's numbers at one moment. Counters rise from the pool's start.
@@ -22,11 +22,13 @@ type Stats struct {
 	Slots, Machines, Claiming, Booting, Ready, Held, Renewing, Destroying, Kept, Detached int
 	Waiting                                                                               int // callers
 	Quarantined                                                                           int // hosts and templates
+	Unlisted                                                                              int // hosts that could not say which parents or inputs they have
 	// Counters.
 	Grants, Releases, Waits, Refused  int64
 	Boots, Destroyed, Failures, Busy  int64
 	LeasesLost, Leftovers, Reconciles int64
 	Adopted                           int64 // machines that survived their run
+	FromParent, Cold                  int64 // machines made from a parent, and booted from cold
 	TimeWaited, TimeHeld              time.Duration
 }
 
@@ -40,13 +42,16 @@ func (p *Pool) Stats() Stats {
 		Machines: len(p.units), Claiming: p.counts[claiming], Booting: p.counts[booting], Ready: p.counts[ready], Held: p.counts[held],
 		Renewing: p.counts[renewing], Destroying: p.counts[destroying], Kept: p.counts[kept], Detached: p.counts[detached], Waiting: p.q.Waiting(),
 		Grants: c.grants, Releases: c.releases, Waits: c.waits, Refused: c.refused, Boots: c.boots, Destroyed: c.destroyed,
-		Failures: c.failures, Busy: c.busy, LeasesLost: c.lost, Leftovers: c.leftovers, Adopted: c.adopted, Reconciles: c.reconciles,
+		Failures: c.failures, Busy: c.busy, LeasesLost: c.lost, Leftovers: c.leftovers, Adopted: c.adopted, Reconciles: c.reconciles, FromParent: c.fromParent, Cold: c.cold,
 		TimeWaited: c.waited, TimeHeld: c.held,
 	}
 	for _, h := range p.hosts {
 		s.Slots += h.Slots
 		if h.lost.State(now) != health.Healthy || h.sick.State(now) != health.Healthy {
 			s.Quarantined++
+		}
+		if h.have.parents.err != nil || h.have.inputs.err != nil {
+			s.Unlisted++
 		}
 	}
 	for _, t := range p.templates {
@@ -64,6 +69,7 @@ type GuestInfo struct {
 	Since                      time.Duration
 	Age                        time.Duration // since it was made; zero while it is not
 	Uses                       int
+	Rung                       string // how it was made: cold, fork, restore; none while the pool made none
 	Job                        string // of the holder
 	Token                      uint64
 }
@@ -77,7 +83,7 @@ func (p *Pool) Guests() []GuestInfo {
 	for u := range p.units {
 		i := GuestInfo{
 			Host: u.host.Name, Template: u.template.Name, Name: u.name, Slot: u.key, State: u.state.String(),
-			Since: now.Sub(u.since), Uses: u.uses, Token: u.token,
+			Since: now.Sub(u.since), Uses: u.uses, Rung: u.rung.String(), Token: u.token,
 		}
 		if !u.born.IsZero() {
 			i.Age = now.Sub(u.born)

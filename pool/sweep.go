@@ -89,7 +89,7 @@ func (p *Pool) sweep(h *host) {
 	}
 	p.mu.Lock()
 	now := time.Now()
-	h.sweeping = false
+	h.sweeping, h.looked = false, true
 	if how == regular {
 		h.swept = now
 	}
@@ -220,6 +220,7 @@ func (p *Pool) reconcile(ctx context.Context, h *host, how look) ([]Finding, err
 	if _, err := p.leases.SweepRuns(); err != nil {
 		p.config.Logger.Warn("pool: folders of dead runs are left", "error", err)
 	}
+	p.inspect(ctx, h)
 	p.mu.Lock()
 	defer p.unlock()
 	now := time.Now()

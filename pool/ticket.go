@@ -139,7 +139,7 @@ func (t *Ticket) Wait(ctx context.Context) (*Guest, error) {
 		}
 		// Its lease was lost between the grant and now.
 		w.ready = make(chan struct{})
-		if p.q.Add(&w.q) {
+		if p.add(w) {
 			p.grant(w, now)
 		}
 		p.plan(now)

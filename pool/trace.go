@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 )
@@ -51,6 +52,7 @@ type Event struct {
 	Machine  string
 	Job      string        // who asked, see Want.Job
 	Reason   string        // why, in words
+	Place    string        // of EventBoot and EventGranted: why on this host, where more than load counts
 	Took     time.Duration // how long what ended with this took
 	Err      error
 }
@@ -73,6 +75,26 @@ func (p *Pool) noteUnit(kind EventKind, u *unit, reason string, took time.Durati
 		job = u.guest.want.Job
 	}
 	p.note(Event{Kind: kind, Host: u.host.Name, Template: u.template.Name, Machine: u.name, Job: job, Reason: reason, Took: took, Err: err})
+}
+
+// noteBoot tells that a machine is being made, and why where it is.
+func (p *Pool) noteBoot(u *unit) {
+	if !p.watched {
+		return
+	}
+	p.note(Event{Kind: EventBoot, Host: u.host.Name, Template: u.template.Name, Machine: u.name, Reason: u.key, Place: u.why})
+}
+
+// noteGranted tells that a machine was handed out.
+func (p *Pool) noteGranted(u *unit, want *Want, waited time.Duration) {
+	if !p.watched {
+		return
+	}
+	place := ""
+	if n := len(want.Inputs); n > 0 {
+		place = fmt.Sprintf("its host has %d of %d inputs", u.host.holds(want.Inputs), n)
+	}
+	p.note(Event{Kind: EventGranted, Host: u.host.Name, Template: u.template.Name, Machine: u.name, Job: want.Job, Place: place, Took: waited})
 }
 
 // unlock gives p.mu back and tells of what happened under it. One goroutine
@@ -112,10 +134,10 @@ func (p *Pool) tell(e Event) {
 	if !log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 9)
 	for _, a := range []slog.Attr{
 		slog.String("pool", p.config.Name), slog.String("host", e.Host), slog.String("template", e.Template),
-		slog.String("machine", e.Machine), slog.String("job", e.Job), slog.String("reason", e.Reason),
+		slog.String("machine", e.Machine), slog.String("job", e.Job), slog.String("reason", e.Reason), slog.String("place", e.Place),
 	} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)

@@ -111,6 +111,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 	}
 	for _, t := range p.templates {
 		if templates[t] {
+			if s := p.whereParent(t, hosts); s != "" {
+				parts = append(parts, s)
+			}
 			parts = append(parts, alone("template "+t.Name, &t.health, now)...)
 			if !t.locked.Over(now) {
 				parts = append(parts, fmt.Sprintf("others have a lock of %s (%s)", t.Name, strings.Join(t.Locks, ", ")))
@@ -148,6 +151,9 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 		if !h.full.Over(now) {
 			parts = append(parts, h.Name+" is used up by others")
 		}
+	}
+	if s := p.whereInputs(w.want.Inputs, hosts); s != "" {
+		parts = append(parts, s)
 	}
 	return strings.Join(parts, "; ")
 }
