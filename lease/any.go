@@ -64,6 +64,9 @@ func (m *Manager) claim(ctx context.Context, keys []string, o *Options) (*Lease,
 			return fail(err)
 		}
 		marked, busy, err := m.markAll(l, keys)
+		if errors.Is(err, errLostMeanwhile) {
+			continue
+		}
 		if err != nil {
 			return fail(err)
 		}
@@ -75,9 +78,6 @@ func (m *Manager) claim(ctx context.Context, keys []string, o *Options) (*Lease,
 			continue
 		}
 		if len(marked) == 0 {
-			if l.sess.Load().gone {
-				continue
-			}
 			return fail(ErrHeld)
 		}
 		bounded, cancel := m.bounded(ctx)
@@ -115,7 +115,7 @@ func (m *Manager) markAll(l *Lease, keys []string) (marked []string, busy <-chan
 		return nil, nil, ErrClosed
 	}
 	if l.sess.Load().gone {
-		return nil, nil, nil
+		return nil, nil, errLostMeanwhile
 	}
 	for _, key := range keys {
 		if m.held[key] == nil && m.queues[key] == nil {
