@@ -102,16 +102,20 @@ func TestAConsoleFileOfTheCallersChoiceStays(t *testing.T) {
 func TestAProgramThatIsNoAgentIsNamedAsTheReason(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
-	for program, want := range map[string]string{
-		"/bin/true":         "is local.Main the first line",
-		"/nonexistent":      "start /nonexistent as the keeper",
-		scriptThatSleeps(t): "the agent did not start within 100ms",
+	const short = 100 * time.Millisecond
+	for _, row := range []struct {
+		program, want string
+		timeout       time.Duration // zero: time enough for the program to end by itself
+	}{
+		{"/bin/true", "is local.Main the first line", 0},
+		{"/nonexistent", "start /nonexistent as the keeper", 0},
+		{scriptThatSleeps(t), "the agent did not start within 100ms", short},
 	} {
-		d := testDriver(t, Config{Executable: program, BootTimeout: 100 * time.Millisecond})
+		d := testDriver(t, Config{Executable: row.program, BootTimeout: row.timeout})
 		m := create(t, d)
 		mark := markOf(t, m)
 		err := m.Start(ctx)
-		require.ErrorContains(t, err, want)
+		require.ErrorContains(t, err, row.want)
 		nobodyLeft(t, mark)
 		require.Equal(t, vm.StateDefined, state(t, m))
 		require.NoError(t, m.Destroy(ctx))
