@@ -272,12 +272,31 @@ func (c *connection) Save(name, file string) error {
 	return c.with(name, func(d *lv.Domain) error { return d.SaveFlags(file, "", 0) })
 }
 
-func (c *connection) Description(name string) (text string, err error) {
+func (c *connection) Description(name string, config bool) (text string, err error) {
+	var flags lv.DomainXMLFlags
+	if config {
+		flags = lv.DOMAIN_XML_INACTIVE
+	}
 	err = c.with(name, func(d *lv.Domain) (err error) {
-		text, err = d.GetXMLDesc(0)
+		text, err = d.GetXMLDesc(flags)
 		return err
 	})
 	return text, err
+}
+
+func affects(live bool) lv.DomainDeviceModifyFlags {
+	if live {
+		return lv.DOMAIN_DEVICE_MODIFY_LIVE
+	}
+	return lv.DOMAIN_DEVICE_MODIFY_CONFIG
+}
+
+func (c *connection) Attach(name, xml string, live bool) error {
+	return c.with(name, func(d *lv.Domain) error { return d.AttachDeviceFlags(xml, affects(live)) })
+}
+
+func (c *connection) Detach(name, xml string, live bool) error {
+	return c.with(name, func(d *lv.Domain) error { return d.DetachDeviceFlags(xml, affects(live)) })
 }
 
 func (c *connection) SavedXML(file string) (text string, err error) {

@@ -17,7 +17,7 @@ func (t target) can() vm.Set {
 	case t.kind == kindTest:
 		return always | vm.CanSnapshot
 	case t.remote():
-		return always | vm.CanAttach | vm.CanMessage
+		return always | vm.CanAttach | vm.CanMessage | vm.CanStock
 	}
 	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork | vm.CanSnapshot
 }

@@ -39,6 +39,9 @@ type Config struct {
 	// disks and inputs: one of files, such as a dir pool, that runs. Empty:
 	// DefaultPool.
 	Pool string
+	// KeepInputs is how long such an input stays there after its last use; zero:
+	// DefaultKeepInputs. It is looked for when another is sent.
+	KeepInputs time.Duration
 	// Console bounds a machine's console in bytes: when it is longer, the older
 	// half goes. Zero: DefaultConsole.
 	Console int64
@@ -71,6 +74,7 @@ const (
 	DefaultInputSize    = 16 << 30
 	DefaultConsole      = 4 << 20
 	DefaultPool         = "default"
+	DefaultKeepInputs   = 24 * time.Hour
 	DefaultKeepalive    = time.Hour
 	DefaultBootTimeout  = time.Minute
 	DefaultKillTimeout  = 30 * time.Second
@@ -112,6 +116,7 @@ func (c Config) withDefaults() (Config, target, error) {
 		{"KillTimeout", &c.KillTimeout, DefaultKillTimeout},
 		{"Reconnect", &c.Reconnect, DefaultReconnect},
 		{"Poll", &c.Poll, DefaultPoll},
+		{"KeepInputs", &c.KeepInputs, DefaultKeepInputs},
 	} {
 		if *d.value < 0 {
 			return c, t, fmt.Errorf("libvirt: Config.%s is %v, want 0 (default %v) or more", d.name, *d.value, d.fallback)

@@ -37,8 +37,13 @@ type conn interface {
 	Snapshots(name string) ([]string, error) // with their parents before them
 	DeleteSnapshot(name, snapshot string) error
 
-	// Description is a domain's XML, of a running one that of its run.
-	Description(name string) (string, error)
+	// Description is a domain's XML: of a running one that of its run, or with
+	// config that of its next.
+	Description(name string, config bool) (string, error)
+	// Attach adds a disk to a domain's next run, or with live to this one. Detach
+	// takes one away; with live it may only have asked the guest to let go of it.
+	Attach(name, xml string, live bool) error
+	Detach(name, xml string, live bool) error
 	// Save writes a running domain's state to a file, which ends the domain.
 	Save(name, file string) error
 	// SavedXML is the description in such a file, with its secrets.
@@ -57,6 +62,8 @@ type conn interface {
 	PoolPath(pool string) (string, error)
 	// MakeVolume makes a sparse raw volume; codeNoPool without the pool.
 	MakeVolume(pool, name string, size int64) error
+	// Volumes gives those whose names begin so.
+	Volumes(pool, prefix string) ([]volume, error)
 	// RemoveVolume answers codeNoVolume when there is none.
 	RemoveVolume(pool, name string) error
 	// Upload and Download write and read a piece of a volume, whole.

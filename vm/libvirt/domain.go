@@ -222,7 +222,21 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 		addDisk(dev, d.file(jobDiskFile(n)), "raw", "unsafe", fmt.Sprintf("bullpen-job-%d", n), false, &libvirtxml.DomainDiskBackingStore{})
 	}
 	for place := range s.Inputs {
-		addDisk(dev, d.file(inputFile(place)), "raw", "writeback", fmt.Sprintf("bullpen-in-%d", place), true, &libvirtxml.DomainDiskBackingStore{})
+		if d.target.remote() {
+			// It is plugged in when there is one: see farInsert. Only the root bus of
+			// pc takes devices without a port that waits for them; libvirt gives the
+			// free ports to the devices that are there first.
+			if m := dom.OS.Type.Machine; m != "pc" && !strings.HasPrefix(m, "pc-i440fx") {
+				if place == 0 {
+					for range len(dev.Disks) + 4 {
+						dev.Controllers = append(dev.Controllers, rootPort())
+					}
+				}
+				dev.Controllers = append(dev.Controllers, rootPort())
+			}
+			continue
+		}
+		addDisk(dev, d.file(inputFile(place)), "raw", "writeback", inputSerial(place), true, &libvirtxml.DomainDiskBackingStore{})
 	}
 	zero := uint(0)
 	if d.target.remote() {
@@ -246,6 +260,13 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 		Target: &libvirtxml.DomainChannelTarget{VirtIO: &libvirtxml.DomainChannelTargetVirtIO{Name: channelName}},
 	}}
 }
+
+func rootPort() libvirtxml.DomainController {
+	return libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"}
+}
+
+// inputSerial is by which the guest finds a place.
+func inputSerial(place int) string { return fmt.Sprintf("bullpen-in-%d", place) }
 
 // channelName is the channel's in the guest.
 const channelName = "bullpen.0"

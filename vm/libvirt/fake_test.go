@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -36,6 +37,7 @@ type fakeHost struct {
 	// after is asked after each: an error replaces the answer, the deed is done.
 	after  func(op, name string) error
 	guests sync.WaitGroup
+	holds  atomic.Int64 // how often guests do not let go of a disk
 	// addresses, when set, answers for those of a guest; asked counts from one.
 	addresses func(source addressSource, asked int) ([]netip.Addr, error)
 }
@@ -251,6 +253,16 @@ func (c *fakeConn) boot(d *fakeDomain, die bool) error {
 		}
 		d.guest = g
 	}
+	if d.live == nil { // a run has a description of its own
+		text, err := d.xml.Marshal()
+		if err != nil {
+			return err
+		}
+		d.live = &libvirtxml.Domain{}
+		if err := d.live.Unmarshal(text); err != nil {
+			return err
+		}
+	}
 	d.state, d.reason, d.die = domRunning, 1, nil
 	if die {
 		d.die = c
@@ -383,16 +395,73 @@ func savedState(text, cookie []byte) []byte {
 	return b
 }
 
-func (c *fakeConn) Description(name string) (text string, err error) {
+func (c *fakeConn) Description(name string, config bool) (text string, err error) {
 	err = c.call("description", name, func(d *fakeDomain) (err error) {
-		x := d.xml
-		if d.live != nil {
-			x = d.live
-		}
-		text, err = x.Marshal()
+		text, err = d.description(!config).Marshal()
 		return err
 	})
 	return text, err
+}
+
+func (d *fakeDomain) description(live bool) *libvirtxml.Domain {
+	if live && d.live != nil {
+		return d.live
+	}
+	return d.xml
+}
+
+// plug changes a description in place; a run has one of its own from then on.
+func (c *fakeConn) plug(op, name, text string, live bool, change func(x *libvirtxml.Domain, disk libvirtxml.DomainDisk) error) error {
+	return c.call(op, name, func(d *fakeDomain) error {
+		var disk libvirtxml.DomainDisk
+		if err := disk.Unmarshal(text); err != nil {
+			return err
+		}
+		if live && !active(d.state) {
+			return &callError{code: codeInvalid, text: "domain is not running"}
+		}
+		return change(d.description(live), disk)
+	})
+}
+
+func (c *fakeConn) Attach(name, text string, live bool) error {
+	return c.plug("attach", name, text, live, func(x *libvirtxml.Domain, disk libvirtxml.DomainDisk) error {
+		if slices.ContainsFunc(x.Devices.Disks, func(d libvirtxml.DomainDisk) bool { return d.Target.Dev == disk.Target.Dev }) {
+			return &callError{code: codeFailed, text: "target " + disk.Target.Dev + " already exists"}
+		}
+		if _, err := os.Stat(disk.Source.File.File); err != nil && live {
+			return &callError{code: codeSystem, text: err.Error()}
+		}
+		x.Devices.Disks = append(x.Devices.Disks, disk)
+		return nil
+	})
+}
+
+func (c *fakeConn) Detach(name, text string, live bool) error {
+	return c.plug("detach", name, text, live, func(x *libvirtxml.Domain, disk libvirtxml.DomainDisk) error {
+		if live && c.h.holds.Add(-1) >= 0 {
+			return nil // the guest has yet to let go of it
+		}
+		x.Devices.Disks = slices.DeleteFunc(x.Devices.Disks, func(d libvirtxml.DomainDisk) bool { return d.Target.Dev == disk.Target.Dev })
+		return nil
+	})
+}
+
+func (c *fakeConn) Volumes(pool, prefix string) (all []volume, err error) {
+	err = c.call("volumes", "", func(*fakeDomain) error {
+		dir, err := c.h.pool(pool)
+		if err != nil {
+			return err
+		}
+		entries, err := os.ReadDir(dir)
+		for _, e := range entries {
+			if fi, err := e.Info(); err == nil && strings.HasPrefix(e.Name(), prefix) {
+				all = append(all, volume{e.Name(), fi.Size(), fi.ModTime()})
+			}
+		}
+		return err
+	})
+	return all, err
 }
 
 func (c *fakeConn) SavedXML(file string) (text string, err error) {

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
+	"strings"
+	"time"
 
 	lv "libvirt.org/go/libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -60,6 +63,58 @@ func (c *connection) MakeVolume(pool, name string, size int64) error {
 		}
 		return err
 	})
+}
+
+// Volumes leaves out those that are removed meanwhile.
+func (c *connection) Volumes(pool, prefix string) (found []volume, err error) {
+	err = c.withPool(pool, func(p *lv.StoragePool) error {
+		all, err := p.ListAllStorageVolumes(0)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			v, verr := readVolume(&all[i], prefix)
+			_ = all[i].Free()
+			if verr != nil && !isCode(verr, lv.ERR_NO_STORAGE_VOL) {
+				err = verr
+			}
+			if verr == nil && v.name != "" {
+				found = append(found, v)
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return found, nil
+}
+
+// readVolume looks at a volume, unless its name begins otherwise.
+func readVolume(v *lv.StorageVol, prefix string) (volume, error) {
+	name, err := v.GetName()
+	if err != nil || !strings.HasPrefix(name, prefix) {
+		return volume{}, err
+	}
+	text, err := v.GetXMLDesc(0)
+	if err != nil {
+		return volume{}, err
+	}
+	var x libvirtxml.StorageVolume
+	if err := x.Unmarshal(text); err != nil {
+		return volume{}, err
+	}
+	got := volume{name: name}
+	if x.Capacity != nil {
+		got.size = int64(x.Capacity.Value) // libvirt tells bytes
+	}
+	if x.Target != nil && x.Target.Timestamps != nil {
+		seconds, _, _ := strings.Cut(x.Target.Timestamps.Mtime, ".")
+		if n, err := strconv.ParseInt(seconds, 10, 64); err == nil {
+			got.changed = time.Unix(n, 0)
+		}
+	}
+	return got, nil
 }
 
 func (c *connection) withVolume(pool, name string, f func(*lv.StorageVol) error) error {

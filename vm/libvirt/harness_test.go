@@ -103,7 +103,7 @@ func absent(t target) vm.Set {
 		set |= vm.CanAttach | vm.CanMessage
 	}
 	if t.remote() {
-		set |= vm.CanSnapshot
+		set = set&^vm.CanStock | vm.CanSnapshot
 	}
 	return set
 }

@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"libvirt.org/go/libvirtxml"
-
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
@@ -272,26 +270,15 @@ func (m *machine) forget(name string) error {
 // diskFiles gives the names of the disks' files that belong to a snapshot. The
 // contents of job disks do not. A machine that keeps anything elsewhere is refused.
 func (m *machine) diskFiles(ctx context.Context) ([]string, error) {
-	var text string
-	err := m.d.line.use(ctx, true, func(c conn) (err error) {
-		text, err = c.Description(string(m.id))
-		return err
-	})
+	dom, err := m.d.describe(ctx, string(m.id), false)
 	if err != nil {
 		return nil, err
-	}
-	var dom libvirtxml.Domain
-	if err := dom.Unmarshal(text); err != nil {
-		return nil, fmt.Errorf("its description cannot be read: %w", err)
 	}
 	refuse := func(what string) ([]string, error) {
 		return nil, fmt.Errorf("it has %s, which the driver did not make and cannot bring back: %w", what, errors.ErrUnsupported)
 	}
 	if dom.OS != nil && dom.OS.NVRam != nil {
 		return refuse("an nvram file")
-	}
-	if dom.Devices == nil {
-		return nil, nil
 	}
 	if len(dom.Devices.TPMs) > 0 {
 		return refuse("a TPM")

@@ -350,6 +350,8 @@ func (d *Driver) As(target any) bool {
 	switch t := target.(type) {
 	case *vm.Forker:
 		return give(d.target.can(), vm.CanFork, t, d)
+	case *vm.Stocker:
+		return give(d.target.can(), vm.CanStock, t, d)
 	case *vm.Driver:
 		*t = d
 		return true

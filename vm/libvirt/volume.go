@@ -2,8 +2,6 @@ package libvirt
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -12,28 +10,18 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
-// Job disks and inputs of a machine on another computer are volumes of a storage
-// pool there, Config.Pool, which are written and read over the connection. They
-// are named in the domain's metadata, made after the domain and removed before
-// it: whatever a killed process leaves has a domain that tells of it.
+// Job disks of a machine on another computer are volumes of a storage pool there,
+// Config.Pool, which are written and read over the connection. They are named in
+// the domain's metadata, made after the domain and removed before it: whatever a
+// killed process leaves has a domain that tells of it.
 
 func volumeName(machine, file string) string { return "bullpen-" + machine + "-" + file + ".raw" }
-
-// inputNote is the volume that says what is in a place, for every computer that
-// uses the machine.
-func inputNote(place int) string { return inputFile(place) + "-note" }
-
-const noteSize = 4096
 
 // volumes gives the sizes of a machine's volumes by their names.
 func volumes(rec specRecord) map[string]int64 {
 	all := map[string]int64{}
 	for n, size := range rec.JobDisks {
 		all[volumeName(rec.Name, jobDiskFile(n))] = size
-	}
-	for place := range rec.Inputs {
-		all[volumeName(rec.Name, inputFile(place))] = rec.InputSize
-		all[volumeName(rec.Name, inputNote(place))] = noteSize
 	}
 	return all
 }
@@ -248,114 +236,4 @@ func (m *machine) farJobDisk(ctx context.Context, n int) (vm.JobDisk, error) {
 		}
 		return &farDisk{d: m.d, id: m.id, name: volumeName(spec.Name, jobDiskFile(n)), size: spec.JobDisks[n]}, nil
 	})
-}
-
-// farInsert uploads an input, unless it is there.
-func (m *machine) farInsert(ctx context.Context, place int, in vm.Image, spec specRecord) error {
-	want := inputRecord{Digest: in.Digest(), Size: in.Size()}
-	if want.Digest == "" {
-		return errors.New("the image has no digest: it cannot be read")
-	}
-	if want.Size > spec.InputSize {
-		return fmt.Errorf("%w: the image is %d bytes, and input disks are %d: raise Config.InputSize", vm.ErrTooLarge, want.Size, spec.InputSize)
-	}
-	have, err := m.farNote(ctx, place)
-	if err != nil {
-		return err
-	}
-	if have.inputRecord == want && !have.Busy {
-		return nil
-	}
-	// Until it is whole it is nothing; but as many bytes may be somebody's.
-	most := max(have.Size, want.Size)
-	if err := m.farSay(ctx, place, farNote{inputRecord{Size: most}, true}); err != nil {
-		return err
-	}
-	if err := m.farFill(ctx, place, in, 0, want.Size); err != nil {
-		return err
-	}
-	if err := m.farFill(ctx, place, zeroImage{}, want.Size, most-want.Size); err != nil {
-		return err
-	}
-	return m.farSay(ctx, place, farNote{inputRecord: want})
-}
-
-// farEject makes zeros of what is in a place.
-func (m *machine) farEject(ctx context.Context, place int) error {
-	have, err := m.farNote(ctx, place)
-	if err != nil || have == (farNote{}) {
-		return err
-	}
-	if err := m.farSay(ctx, place, farNote{inputRecord{Size: have.Size}, true}); err != nil {
-		return err
-	}
-	if err := m.farFill(ctx, place, zeroImage{}, 0, have.Size); err != nil {
-		return err
-	}
-	return m.farSay(ctx, place, farNote{})
-}
-
-// farNote is what a place's note says.
-type farNote struct {
-	inputRecord
-	// Busy: the place is being written, or its writer died. Size bytes may be
-	// anything.
-	Busy bool `json:"busy,omitempty"`
-}
-
-type zeroImage struct{}
-
-func (zeroImage) ReadAt(b []byte, _ int64) (int, error) {
-	clear(b)
-	return len(b), nil
-}
-
-// farFill writes the first size bytes of a source to a place, from base on.
-func (m *machine) farFill(ctx context.Context, place int, src io.ReaderAt, base, size int64) error {
-	b := make([]byte, farPiece)
-	for off := int64(0); off < size; {
-		if err := context.Cause(ctx); err != nil {
-			return err
-		}
-		piece := b[:min(farPiece, size-off)]
-		if n, err := src.ReadAt(piece, off); n < len(piece) {
-			return fmt.Errorf("the image ended after %d bytes of %d: %w", off+int64(n), size, errors.Join(io.ErrUnexpectedEOF, err))
-		}
-		if err := m.d.upload(ctx, volumeName(string(m.id), inputFile(place)), base+off, piece); err != nil {
-			return err
-		}
-		off += int64(len(piece))
-	}
-	return nil
-}
-
-func (m *machine) farNote(ctx context.Context, place int) (farNote, error) {
-	var n farNote
-	b := make([]byte, noteSize)
-	if err := m.d.download(ctx, volumeName(string(m.id), inputNote(place)), 0, b); err != nil {
-		return n, err
-	}
-	length := 0
-	for length < len(b) && b[length] != 0 {
-		length++
-	}
-	if length == 0 {
-		return n, nil
-	}
-	if err := json.Unmarshal(b[:length], &n); err != nil {
-		return n, fmt.Errorf("the note of what is in place %d is damaged, so nobody knows; destroy the machine: %w", place, err)
-	}
-	return n, nil
-}
-
-func (m *machine) farSay(ctx context.Context, place int, n farNote) error {
-	b := make([]byte, noteSize)
-	if n != (farNote{}) {
-		text, err := json.Marshal(n)
-		if err != nil {
-			return err
-		}
-		copy(b, text)
-	}
-	return m.d.upload(ctx, volumeName(string(m.id), inputNote(place)), 0, b)
 }
