@@ -247,3 +247,23 @@ func TestADigestThatNamesNoFileIsRefused(t *testing.T) {
 		require.Error(t, err, bad)
 	}
 }
+
+// Two computers that send the same input at once keep one of the two.
+func TestOfTwoComputersThatSendAnInputOneRemovesItsOwn(t *testing.T) {
+	h, d := openFar(t)
+	third := thirdComputer(t, h, "third")
+	m := startFake(t, d, fakeSpec())
+	image := fakeImage("it", 5000)
+	name, err := inputName(image.Digest())
+	require.NoError(t, err)
+	var done atomic.Bool
+	h.hooks(nil, func(op, _ string) error {
+		if op == "upload" && done.CompareAndSwap(false, true) {
+			return third.send(context.Background(), name+"-", image) // before all others
+		}
+		return nil
+	})
+	require.NoError(t, m.Insert(t.Context(), 0, image))
+	assert.Equal(t, name+"-"+inputSuffix, filepath.Base(in(t, m, 0, true)))
+	assert.Equal(t, []string{name + "-" + inputSuffix, name + "-" + wholeSuffix}, inputsOf(t, h))
+}
