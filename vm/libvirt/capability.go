@@ -17,7 +17,7 @@ func (t target) can() vm.Set {
 	case t.kind == kindTest:
 		return always | vm.CanSnapshot
 	case t.remote():
-		return always | vm.CanAttach | vm.CanMessage | vm.CanStock
+		return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanStock
 	}
 	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork | vm.CanSnapshot
 }
@@ -138,8 +138,17 @@ func (m *machine) SetOwner(ctx context.Context, o vm.Owner) error {
 	return err
 }
 
-// Console gives the end of the console's file.
+// Console gives the end of the console's file, or volume.
 func (m *machine) Console(ctx context.Context, n int) ([]byte, error) {
+	if m.d.target.remote() {
+		return do(ctx, m.d, vm.OpConsole, m.id, nil, func(ctx context.Context) ([]byte, error) {
+			spec, err := m.spec(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return m.d.consoleTail(ctx, spec, n)
+		})
+	}
 	_, end, err := m.d.begin(ctx)
 	if err != nil {
 		return nil, m.d.fail(vm.OpConsole, m.id, err)

@@ -1,7 +1,9 @@
 package libvirt
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 
@@ -10,6 +12,30 @@ import (
 
 // consoleTail gives at most the last n bytes; nothing when there is no console.
 func consoleTail(path string, n int) ([]byte, error) { return hostdir.Tail(path, n) }
+
+// consoleTail gives the end of a machine's console, wherever it is.
+func (d *Driver) consoleTail(ctx context.Context, spec specRecord, n int) ([]byte, error) {
+	if spec.FarConsole == "" {
+		return consoleTail(spec.Console, n)
+	}
+	var b []byte
+	err := d.line.use(ctx, true, func(c conn) error {
+		all, err := c.Volumes(d.conf.Pool, spec.FarConsole)
+		if err != nil || len(all) == 0 || n <= 0 {
+			return err
+		}
+		// virtlogd may begin it anew at any moment: then it is shorter.
+		b = make([]byte, min(int64(n), all[0].size))
+		if len(b) == 0 {
+			return nil
+		}
+		return c.Download(d.conf.Pool, spec.FarConsole, all[0].size-int64(len(b)), b)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("console: volume %s of pool %s: %w", spec.FarConsole, d.conf.Pool, err)
+	}
+	return b, nil
+}
 
 // trimConsole keeps the newest half of a console that got longer than the bound.
 // QEMU appends, so it goes on at the new end. What it writes just now may be

@@ -243,6 +243,7 @@ func (d *Driver) fillFar(ctx context.Context, dir string, desc described, rec sp
 		}
 	}
 	rec.Socket = "" // libvirt chooses
+	rec.FarConsole = volumeName(rec.Name, "console")
 	if len(volumes(rec)) > 0 {
 		desc.meta.Pool, desc.meta.Spec = d.conf.Pool, &rec
 		err := d.line.use(ctx, true, func(c conn) (err error) {

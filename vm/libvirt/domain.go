@@ -240,9 +240,9 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 	}
 	zero := uint(0)
 	if d.target.remote() {
-		// Paths of this computer mean nothing there: libvirt chooses.
+		// Paths of this computer mean nothing there: of the channel libvirt chooses it.
 		dev.Serials = []libvirtxml.DomainSerial{{
-			Source: &libvirtxml.DomainChardevSource{Pty: &libvirtxml.DomainChardevSourcePty{}},
+			Source: &libvirtxml.DomainChardevSource{File: &libvirtxml.DomainChardevSourceFile{Path: filepath.Join(d.pool, d.rec.FarConsole), Append: "on"}},
 			Target: &libvirtxml.DomainSerialTarget{Port: &zero},
 		}}
 		dev.Channels = []libvirtxml.DomainChannel{{

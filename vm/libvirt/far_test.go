@@ -193,6 +193,11 @@ func TestAJobOnAnotherComputerGetsItsInputOnceAndItsResultsAreFetched(t *testing
 	assert.Equal(t, "few\n", string(results.Parts[0].Steps[0].Stdout))
 	require.NoError(t, m.(*machine).Eject(t.Context(), 0))
 
+	runJob(t, m, nil, "echo said to the console >/dev/console")
+	console, err := m.(*machine).Console(t.Context(), 1<<20)
+	require.NoError(t, err)
+	assert.Contains(t, string(console), "said to the console")
+
 	// The connection goes with its ssh, and so does the channel over it; machines
 	// and their next channel do not.
 	ch, err := m.(*machine).Channel(t.Context())

@@ -97,10 +97,10 @@ func withScreen(d *libvirtxml.Domain) error {
 func absent(t target) vm.Set {
 	set := vm.CanAddress | vm.CanScreenshot | vm.CanStock
 	if t.kind == kindTest || t.remote() {
-		set |= vm.CanSave | vm.CanFork | vm.CanConsole
+		set |= vm.CanSave | vm.CanFork
 	}
 	if t.kind == kindTest {
-		set |= vm.CanAttach | vm.CanMessage
+		set |= vm.CanAttach | vm.CanMessage | vm.CanConsole
 	}
 	if t.remote() {
 		set = set&^vm.CanStock | vm.CanSnapshot

@@ -155,10 +155,10 @@ func (d *Driver) info(ctx context.Context, got domain) (vm.Info, error) {
 
 // endOf gives the end of a machine's last run: the recorded one, or what can be
 // known now.
-func (d *Driver) endOf(_ context.Context, got domain, dir string, last *runRecord) (vm.End, error) {
+func (d *Driver) endOf(ctx context.Context, got domain, dir string, last *runRecord) (vm.End, error) {
 	var tail []byte
 	if spec, err := readSpec(dir, got.name); err == nil {
-		if tail, err = consoleTail(spec.Console, vm.ConsoleTail); err != nil {
+		if tail, err = d.consoleTail(ctx, spec, vm.ConsoleTail); err != nil {
 			d.log.Debug("the console cannot be read", "machine", got.name, "err", err)
 		}
 	}

@@ -41,8 +41,9 @@ type specRecord struct {
 	JobDisks    []int64           `json:"job_disks,omitempty"`
 	Inputs      int               `json:"inputs,omitempty"`
 	InputSize   int64             `json:"input_size,omitempty"`
-	Console     string            `json:"console"` // absolute
-	Socket      string            `json:"socket"`  // absolute
+	Console     string            `json:"console"`               // absolute; empty on another computer
+	FarConsole  string            `json:"far_console,omitempty"` // the volume there
+	Socket      string            `json:"socket"`                // absolute
 	Properties  map[string]string `json:"properties,omitempty"`
 	OnExit      vm.OnExit         `json:"on_exit"`
 	Disks       int               `json:"disks,omitempty"` // beside job disks and inputs, that may be written

@@ -143,7 +143,9 @@ func (m *machine) boot(ctx context.Context, spec specRecord, boot func(c conn, d
 
 // withConsole adds what the guest said to the error of a start.
 func (m *machine) withConsole(op string, spec specRecord, err error) error {
-	tail, cerr := consoleTail(spec.Console, vm.ConsoleTail)
+	ctx, cancel := context.WithTimeout(context.Background(), connectWait)
+	defer cancel()
+	tail, cerr := m.d.consoleTail(ctx, spec, vm.ConsoleTail)
 	if cerr != nil {
 		m.d.log.Debug("the console cannot be read", "machine", m.id, "err", cerr)
 	}

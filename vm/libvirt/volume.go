@@ -11,7 +11,7 @@ import (
 )
 
 // Job disks of a machine on another computer are volumes of a storage pool there,
-// Config.Pool, which are written and read over the connection. They are named in
+// Config.Pool, which are written and read over the connection; so is its console. They are named in
 // the domain's metadata, made after the domain and removed before it: whatever a
 // killed process leaves has a domain that tells of it.
 
@@ -22,6 +22,9 @@ func volumes(rec specRecord) map[string]int64 {
 	all := map[string]int64{}
 	for n, size := range rec.JobDisks {
 		all[volumeName(rec.Name, jobDiskFile(n))] = size
+	}
+	if rec.FarConsole != "" {
+		all[rec.FarConsole] = 0 // it grows
 	}
 	return all
 }
