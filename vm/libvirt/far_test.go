@@ -209,4 +209,14 @@ func TestAJobOnAnotherComputerGetsItsInputOnceAndItsResultsAreFetched(t *testing
 	}
 	results = runJob(t, m, nil, "echo again")
 	assert.Equal(t, "again\n", string(results.Parts[0].Steps[0].Stdout))
+
+	// Nothing of a channel that was closed is kept for libvirt's events.
+	listening := func() int {
+		events.streams.mu.Lock()
+		defer events.streams.mu.Unlock()
+		return len(events.streams.all)
+	}
+	assert.Equal(t, 1, listening(), "the one channel that is open")
+	require.NoError(t, m.Destroy(t.Context()))
+	assert.Zero(t, listening())
 }

@@ -20,7 +20,7 @@ func (c *connection) Channel(name, channel string) (io.ReadWriteCloser, error) {
 			return err
 		}
 		if err = d.OpenChannel(channel, r.s, 0); err == nil {
-			if err = r.s.EventAddCallback(always, r.tell); err != nil {
+			if r.number, err = events.streams.add(r.s, always, r.tell); err != nil {
 				_ = r.s.Abort()
 			}
 		}
@@ -56,8 +56,11 @@ var sideEvents = [2]lv.StreamEventType{lv.STREAM_EVENT_READABLE, lv.STREAM_EVENT
 // when it can be read or written, which it is asked for only while somebody
 // waits, for it says so again and again. One may read and one may write at a time.
 type farChannel struct {
-	c    *connection
-	s    *lv.Stream
+	c *connection
+	s *lv.Stream
+	// number is that of its events.
+	number uintptr
+
 	wake [2]chan struct{}
 	over chan struct{} // closed by Close
 	once sync.Once
@@ -70,7 +73,7 @@ type farChannel struct {
 }
 
 // tell is called by libvirt's loop.
-func (r *farChannel) tell(_ *lv.Stream, e lv.StreamEventType) {
+func (r *farChannel) tell(e lv.StreamEventType) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -167,6 +170,7 @@ func (r *farChannel) Close() error {
 		r.calls.Lock()
 		defer r.calls.Unlock()
 		_ = r.s.EventRemoveCallback()
+		events.streams.remove(r.number)
 		_ = r.s.Abort() // it may have ended by itself
 		_ = r.s.Free()
 		r.c.mu.Lock()

@@ -26,6 +26,8 @@ type eventLoop struct {
 	embedded *lv.Connect
 	uri      string // of embedded
 	sinks    sinks  // of its events: libvirt takes the same callback once a connection
+
+	streams streamCalls
 }
 
 // reaches refuses what libvirt would refuse with a text that says nothing.
