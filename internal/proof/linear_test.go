@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -117,6 +118,7 @@ func contend(t *testing.T, stores []opened, round string) []porcupine.Operation 
 	for client := range 6 {
 		wg.Go(func() {
 			s := stores[client%len(stores)]
+			claimer, claims := s.Store.(lease.Claimer)
 			known := map[string]lease.Record{}
 			for range 80 {
 				key := fmt.Sprintf("linear/%s/%d", round, rand.IntN(2))
@@ -132,6 +134,18 @@ func contend(t *testing.T, stores []opened, round string) []porcupine.Operation 
 				case n < 5 && !prev.Zero():
 					c.kind = "delete"
 					err = s.Delete(context.Background(), prev)
+				case n == 5 && claims:
+					// A claim that got a key is a swap of nothing there; one that got
+					// none may have passed by what was locked.
+					both := []string{fmt.Sprintf("linear/%s/0", round), fmt.Sprintf("linear/%s/1", round)}
+					if rand.IntN(2) == 0 {
+						slices.Reverse(both)
+					}
+					if got, err = claimer.Claim(context.Background(), both, lease.Record{}); errors.Is(err, lease.ErrConflict) {
+						continue
+					}
+					key = got.Key
+					c = call{key: key, kind: "swap", fresh: true}
 				default:
 					got, err = s.Swap(context.Background(), prev, lease.Record{Key: key}, c.fresh)
 				}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -29,13 +30,27 @@ const (
 	beforeCommit = "before the commit of the tables"
 	beforeSwap   = "before the swap is sent"
 	afterSwap    = "before the answer to the swap is heard"
+	beforeClaim  = "before the claim is sent"
+	afterClaim   = "before the answer to the claim is heard"
 )
 
 // stopper stops its own process once, when it is armed.
 type stopper struct {
 	armed  atomic.Bool
 	moment string
+	claims sync.Map // names of prepared statements
 }
+
+// TracePrepareStart implements pgx.PrepareTracer: such statements are sent by name.
+func (s *stopper) TracePrepareStart(ctx context.Context, _ *pgx.Conn, p pgx.TracePrepareStartData) context.Context {
+	if strings.Contains(p.SQL, "SKIP LOCKED") {
+		s.claims.Store(p.Name, true)
+	}
+	return ctx
+}
+
+// TracePrepareEnd implements pgx.PrepareTracer.
+func (s *stopper) TracePrepareEnd(context.Context, *pgx.Conn, pgx.TracePrepareEndData) {}
 
 func (s *stopper) at(moment string) {
 	if moment == s.moment && s.armed.CompareAndSwap(true, false) {
@@ -59,15 +74,19 @@ func (s *stopper) TraceQueryStart(ctx context.Context, _ *pgx.Conn, q pgx.TraceQ
 	}
 	if swap := strings.Contains(q.SQL, "bullpen_swap("); swap {
 		s.at(beforeSwap)
-		return context.WithValue(ctx, s, true)
+		return context.WithValue(ctx, s, afterSwap)
+	}
+	if _, claim := s.claims.Load(q.SQL); claim {
+		s.at(beforeClaim)
+		return context.WithValue(ctx, s, afterClaim)
 	}
 	return ctx
 }
 
 // TraceQueryEnd implements pgx.QueryTracer.
 func (s *stopper) TraceQueryEnd(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryEndData) {
-	if ctx.Value(s) != nil {
-		s.at(afterSwap)
+	if moment, ok := ctx.Value(s).(string); ok {
+		s.at(moment)
 	}
 }
 
@@ -145,8 +164,17 @@ func stopAt(kind, address, moment string) int {
 	if err != nil {
 		return fail(err)
 	}
+	try := func() (*lease.Lease, error) { return m.TryAcquire(ctx, "stopped", nil) }
+	if strings.Contains(moment, "claim") {
+		try = func() (*lease.Lease, error) { return m.TryAny(ctx, []string{"stopped", "stopped/2"}, nil) }
+		for range 3 { // makes the rows, and knows them
+			if l, err := try(); err == nil {
+				_ = l.Release(ctx)
+			}
+		}
+	}
 	s.armed.Store(true)
-	l, err := m.TryAcquire(ctx, "stopped", nil)
+	l, err := try()
 	for range 20 {
 		if !s.armed.Load() {
 			break
@@ -154,7 +182,7 @@ func stopAt(kind, address, moment string) int {
 		if err == nil {
 			_ = l.Release(ctx)
 		}
-		l, err = m.TryAcquire(ctx, "stopped", nil)
+		l, err = try()
 	}
 	switch {
 	case s.armed.Load():
@@ -165,7 +193,7 @@ func stopAt(kind, address, moment string) int {
 		return 0
 	}
 	// It was granted anew after it went on: then nobody else may have it.
-	rec, err := o.Load(ctx, "stopped")
+	rec, err := o.Load(ctx, l.Key())
 	if err != nil || rec.Token != l.Token() {
 		return fail(fmt.Errorf("it believes to hold token %d, the store has %+v (%w)", l.Token(), rec, err))
 	}
@@ -185,7 +213,7 @@ func within(ctx context.Context, m *lease.Manager, key string) (*lease.Lease, er
 
 func TestWhoIsStoppedInsideATransactionHoldsNobodyUp(t *testing.T) {
 	for _, row := range []struct{ kind, moment string }{
-		{"postgres", beforeCommit}, {"postgres", beforeSwap}, {"postgres", afterSwap}, {"etcd", beforeSwap}, {"etcd", afterSwap},
+		{"postgres", beforeCommit}, {"postgres", beforeSwap}, {"postgres", afterSwap}, {"postgres", beforeClaim}, {"postgres", afterClaim}, {"etcd", beforeSwap}, {"etcd", afterSwap},
 	} {
 		t.Run(row.kind+"/"+row.moment, func(t *testing.T) {
 			t.Parallel()

@@ -359,6 +359,16 @@ var faults = []struct {
 			return b.MemStore.Claim(ctx, keys, next)
 		}
 	}},
+	{"claims of known keys begin at the last", "ClaimsGoOnInOrder", func(b *broken) {
+		known := 0
+		b.claim = func(ctx context.Context, keys []string, next lease.Record) (lease.Record, error) {
+			if known++; known > 8 {
+				keys = slices.Clone(keys)
+				slices.Reverse(keys)
+			}
+			return b.MemStore.Claim(ctx, keys, next)
+		}
+	}},
 	{"a claim takes what is held", "ClaimsNeverCollide", func(b *broken) {
 		b.claim = func(ctx context.Context, keys []string, next lease.Record) (lease.Record, error) {
 			next.Key = keys[rand.IntN(len(keys))]

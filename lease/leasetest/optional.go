@@ -89,6 +89,7 @@ func optionalRules() []rule {
 		{"WatchEndsWithItsContext", "a watch that stays leaks", watchEnds},
 		{"SwapAllDoesEachForItself", "one conflict must not stop the others, nor be hidden by them", swapAll},
 		{"ClaimTakesTheFirstFree", "keys are given in order of preference", claimFirst},
+		{"ClaimsGoOnInOrder", "a store that has learnt the keys must not choose among them by other rules", claimAgain},
 		{"ClaimsNeverCollide", "two waiters picking the same member", claimRace},
 	}
 }
@@ -241,6 +242,61 @@ func claimFirst(ctx context.Context, s *suite) error {
 	}
 	_, err := c.Claim(ctx, []string{"a", "c", "b"}, record(""))
 	return conflict(err, "a claim of keys that all have a record")
+}
+
+// claimAgain claims from the same lists again and again, with keys that have to be
+// quoted in most languages.
+func claimAgain(ctx context.Context, s *suite) error {
+	c, ok := s.Store.(lease.Claimer)
+	if !ok {
+		return errNotApplicable
+	}
+	sorted := []string{` a`, `NULL`, `a"b\c`, `a'b`, `a,b`, `b/{}`, `c $1 %s`, `ü/☃`}
+	last := uint64(0)
+	for _, keys := range [][]string{sorted, {sorted[5], sorted[0], sorted[7], sorted[2]}} {
+		held := make(map[string]lease.Record)
+		for n := range 5 * len(keys) {
+			at := 0
+			for held[keys[at]].Token != 0 {
+				at++
+			}
+			got, err := c.Claim(ctx, keys, record(""))
+			if err != nil {
+				return fmt.Errorf("claim %d: %w", n, err)
+			}
+			if got.Key != keys[at] || got.Token <= last || got.Renewals != 0 {
+				return fmt.Errorf("claim %d gave %q with token %d, want %q with one above %d", n, got.Key, got.Token, keys[at], last)
+			}
+			last, held[got.Key] = got.Token, got
+			if err := s.stored(ctx, got); err != nil {
+				return err
+			}
+			if len(held) < len(keys) {
+				continue
+			}
+			if _, err := c.Claim(ctx, keys, record("")); conflict(err, "a claim of keys that all have a record") != nil {
+				return conflict(err, "a claim of keys that all have a record")
+			}
+			for i, key := range keys {
+				if i%3 == n%3 {
+					continue
+				}
+				if err := conflict(s.Delete(ctx, lease.Record{Key: key, Token: held[key].Token + 1}), "a delete of a later claim"); err != nil {
+					return err
+				}
+				if err := s.Delete(ctx, held[key]); err != nil {
+					return err
+				}
+				delete(held, key)
+			}
+		}
+		for _, rec := range held {
+			if err := s.Delete(ctx, rec); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func claimRace(ctx context.Context, s *suite) error {

@@ -12,6 +12,7 @@ import (
 type session struct {
 	*sql.Conn
 	stmts map[string]*sql.Stmt
+	claim string // the text of a list's own statement among them
 }
 
 // prepared gives the statement of text, prepared once.
@@ -25,6 +26,21 @@ func (s *session) prepared(ctx context.Context, text string) (*sql.Stmt, error) 
 	}
 	s.stmts[text] = stmt
 	return stmt, nil
+}
+
+// preparedClaim is prepared for a claim's statement: one that is a list's own takes
+// the place of another list's.
+func (s *session) preparedClaim(ctx context.Context, text string, own bool) (*sql.Stmt, error) {
+	if own && s.claim != text {
+		if stmt := s.stmts[s.claim]; stmt != nil {
+			delete(s.stmts, s.claim)
+			if err := stmt.Close(); err != nil {
+				return nil, err
+			}
+		}
+		s.claim = text
+	}
+	return s.prepared(ctx, text)
 }
 
 // run executes a statement that is used again and again.

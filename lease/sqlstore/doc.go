@@ -36,14 +36,24 @@
 //
 // # PostgreSQL
 //
-// Version 11 or later, encoding UTF8, fsync on. Each operation is one statement
-// that calls a function of the schema, so no transaction is ever left open by a
-// client that stops; statement, lock and idle timeouts are set for each session
-// all the same. Tokens come from a sequence and are drawn after the row is locked,
-// so they rise for each key in the order of the grants. Claim uses FOR UPDATE SKIP
-// LOCKED: keys that were claimed once keep an empty row. Serialization failures
-// and deadlocks (SQLSTATE 40001, 40P01), which the server has rolled back, are
-// tried again, at most five times.
+// Version 11 or later, encoding UTF8, fsync on. Each operation is one statement, so
+// no transaction is ever left open by a client that stops; statement, lock and idle
+// timeouts are set for each session all the same. Tokens come from a sequence and
+// are drawn after the row is locked, so they rise for each key in the order of the
+// grants. Serialization failures and deadlocks (SQLSTATE 40001, 40P01), which the
+// server has rolled back, are tried again, at most five times.
+//
+// All is done by functions of the schema, but for claims and releases of keys that
+// were claimed before. Claim uses FOR UPDATE SKIP LOCKED: keys that were claimed once
+// keep a row for good, with token 0 while nobody holds them. A Store remembers which ones (up to 65,536), and claims
+// and gives these back by one plain statement each; a list of keys that it is asked
+// for again and again gets a prepared statement of its own. When all of them are
+// held, or with Postgres.Channel, it is the functions again. Stores that know only
+// the functions, those of schema version 1, may be open beside others.
+//
+// The sessions have settings of their own: planning by the index
+// (enable_seqscan and enable_bitmapscan off) and once (plan_cache_mode),
+// standard_conforming_strings on.
 //
 // Sessions must be the Store's own: behind a pooler use session mode. After a
 // fail-over to a replica that had not received all commits tokens can repeat: use

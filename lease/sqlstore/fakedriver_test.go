@@ -20,6 +20,7 @@ type script struct {
 	answers []reply
 	log     []string
 	opens   int
+	none    string // the statement that changes no row
 
 	// With tables it keeps what the SQLite backend writes, in transactions.
 	tables bool
@@ -119,6 +120,9 @@ func (st scriptStmt) Exec(args []driver.Value) (driver.Result, error) {
 	_, err := st.c.s.find(st.text)
 	if err == nil && st.c.s.tables {
 		st.c.change(st.text, args)
+	}
+	if st.text == st.c.s.none {
+		return driver.RowsAffected(0), err
 	}
 	return driver.RowsAffected(1), err
 }

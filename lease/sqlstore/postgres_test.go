@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -101,4 +102,112 @@ func TestWatchersAreWokenByListenAndByItsEnd(t *testing.T) {
 	told("")
 	<-a
 	<-b
+}
+
+// learnt answers as a server does that has rows of a, b and c for good.
+func learnt() *script {
+	return new(script).
+		on("bullpen_claim(", vals{"a", int64(7)}).
+		on(selectKept, vals{"a"}, vals{"b"}).
+		on(makeKept, vals{"c"}).
+		on("FOR UPDATE OF l SKIP LOCKED", vals{"b", int64(9)})
+}
+
+func openLearnt(t *testing.T, c Postgres, s *script) *Store {
+	t.Helper()
+	s.answers = append(s.answers, scriptPostgres().answers...)
+	store, err := openScript(t, s, c)
+	require.NoError(t, err)
+	return store
+}
+
+const (
+	asParameter = "ANY($3::text::text[])"
+	asItsOwn    = `ANY('{"a","b","c"}'::text[])`
+)
+
+func TestClaimsGoTheShortWayWhenTheirKeysAreKept(t *testing.T) {
+	s := learnt()
+	store := openLearnt(t, Postgres{Connections: 1}, s)
+	keys := []string{"a", "b", "c"}
+	rec, err := store.Claim(t.Context(), keys, lease.Record{})
+	require.NoError(t, err)
+	assert.Equal(t, uint64(7), rec.Token)
+	assert.Equal(t, []int{1, 1, 1}, []int{s.asked("bullpen_claim("), s.asked(selectKept), s.asked(makeKept)})
+	for n := range 2 * usualAfter {
+		rec, err = store.Claim(t.Context(), keys, lease.Record{})
+		require.NoError(t, err)
+		assert.Equal(t, lease.Record{Key: "b", Token: 9}, rec)
+		assert.Equal(t, min(n+1, usualAfter), s.asked(asParameter))
+		assert.Equal(t, max(n+1-usualAfter, 0), s.asked(asItsOwn))
+	}
+	for range usualAfter + 1 { // another order; its own statement takes the other's place
+		_, err = store.Claim(t.Context(), []string{"b", "a"}, lease.Record{})
+		require.NoError(t, err)
+	}
+	assert.Equal(t, usualAfter, s.asked("unnest($3::text::text[])"))
+	assert.Equal(t, 1, s.asked(`unnest('{"b","a"}'::text[])`))
+	assert.Equal(t, 1, s.asked("bullpen_claim("))
+	conn := <-store.b.(*postgres).conns.free
+	assert.Len(t, conn.stmts, 3, "two with parameters, one of a list's own")
+	store.b.(*postgres).conns.free <- conn
+
+	// What is not known goes the longer way and is asked for again.
+	_, err = store.Claim(t.Context(), []string{"a", "d"}, lease.Record{})
+	require.NoError(t, err)
+	assert.Equal(t, 2, s.asked("bullpen_claim("))
+	assert.Equal(t, 2, s.asked(selectKept))
+}
+
+func TestClaimsThatFindNothingTheShortWayGoTheOther(t *testing.T) {
+	s := learnt().first("FOR UPDATE OF l SKIP LOCKED")
+	store := openLearnt(t, Postgres{}, s)
+	for range 3 {
+		rec, err := store.Claim(t.Context(), []string{"a", "b", "c"}, lease.Record{})
+		require.NoError(t, err)
+		assert.Equal(t, "a", rec.Key)
+	}
+	assert.Equal(t, 2, s.asked("FOR UPDATE OF l SKIP LOCKED"))
+	assert.Equal(t, 3, s.asked("bullpen_claim("))
+	assert.Equal(t, 1, s.asked(selectKept))
+}
+
+func TestWithAChannelAllIsToldByTheFunctions(t *testing.T) {
+	s := learnt()
+	store := openLearnt(t, Postgres{Channel: "c"}, s)
+	for range 3 {
+		_, err := store.Claim(t.Context(), []string{"a", "b", "c"}, lease.Record{})
+		require.NoError(t, err)
+	}
+	require.ErrorIs(t, store.Delete(t.Context(), lease.Record{Key: "a", Token: 7}), lease.ErrConflict)
+	assert.Equal(t, []int{3, 0, 0, 1}, []int{s.asked("bullpen_claim("), s.asked("FOR UPDATE OF l"), s.asked(shortDelete), s.asked("bullpen_delete(")})
+}
+
+func TestDeletesOfKeptRowsAreShortAndConflictLikeOthers(t *testing.T) {
+	s := learnt()
+	store := openLearnt(t, Postgres{}, s)
+	rec, err := store.Claim(t.Context(), []string{"a", "b", "c"}, lease.Record{})
+	require.NoError(t, err)
+	require.NoError(t, store.Delete(t.Context(), rec))
+	assert.Equal(t, []int{1, 0}, []int{s.asked(shortDelete), s.asked("bullpen_delete(")})
+	s.none = shortDelete // no row is as it was: the function says why
+	require.ErrorIs(t, store.Delete(t.Context(), rec), lease.ErrConflict)
+	assert.Equal(t, []int{2, 1}, []int{s.asked(shortDelete), s.asked("bullpen_delete(")})
+}
+
+func TestKeysAreForgottenBeforeThereAreTooMany(t *testing.T) {
+	var k kept
+	for n := range 3 * mostKept {
+		k.add([]string{fmt.Sprint(n)})
+		require.LessOrEqual(t, len(k.keys), mostKept)
+	}
+	assert.False(t, k.has("0"))
+	assert.True(t, k.has(fmt.Sprint(3*mostKept-1)))
+	assert.Nil(t, k.all([]string{"0"}))
+}
+
+func TestKeysAreQuotedInArrays(t *testing.T) {
+	assert.Equal(t, `{}`, array(nil))
+	assert.Equal(t, `{"a b","","NULL","\"\\x\\","{,}"}`, array([]string{"a b", "", "NULL", `"\x\`, "{,}"}))
+	assert.Contains(t, newClaimList([]string{`it's`}).own, `ANY('{"it''s"}'::text[])`)
 }
