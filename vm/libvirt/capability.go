@@ -17,7 +17,7 @@ func (t target) can() vm.Set {
 	case t.kind == kindTest:
 		return always | vm.CanSnapshot
 	case t.remote():
-		return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanStock
+		return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanStock | vm.CanSnapshot
 	}
 	return always | vm.CanAttach | vm.CanConsole | vm.CanMessage | vm.CanSave | vm.CanFork | vm.CanSnapshot
 }
@@ -28,6 +28,9 @@ func (m *machine) As(target any) bool {
 	can := m.d.target.can() | m.extra
 	if m.extra.Has(vm.CanAddress) {
 		can &^= vm.CanSave // machines made of it would share its hardware address
+	}
+	if m.d.target.remote() && m.incarnation != "" && m.foreign() {
+		can &^= vm.CanSnapshot // the computer that made it keeps them
 	}
 	switch t := target.(type) {
 	case *vm.Halter:

@@ -266,7 +266,9 @@ func rootPort() libvirtxml.DomainController {
 }
 
 // inputSerial is by which the guest finds a place.
-func inputSerial(place int) string { return fmt.Sprintf("bullpen-in-%d", place) }
+func inputSerial(place int) string { return fmt.Sprint(inputSerialPrefix, place) }
+
+const inputSerialPrefix = "bullpen-in-"
 
 // channelName is the channel's in the guest.
 const channelName = "bullpen.0"

@@ -220,3 +220,38 @@ func TestAJobOnAnotherComputerGetsItsInputOnceAndItsResultsAreFetched(t *testing
 	require.NoError(t, m.Destroy(t.Context()))
 	assert.Zero(t, listening())
 }
+
+func TestAMachineOnAnotherComputerIsRevertedInPlace(t *testing.T) {
+	if !alone(t) {
+		return
+	}
+	daemon, g := newDaemon(t)
+	c := daemon.conf()
+	c.URI = daemon.overSSH()
+	d, err := Open(t.Context(), c)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, d.Close()) })
+	s := guestSpec(g)
+	m := boot(t, d, s)
+	require.NoError(t, m.(*machine).Snapshot(t.Context(), "booted"))
+	in, err := diskio.Pack(t.Context(), t.TempDir()+"/in.img", diskio.Tree{Files: []diskio.File{{Path: "words", Data: []byte("few\n")}}}, nil)
+	require.NoError(t, err)
+	defer in.Close()
+	seen := map[string]bool{}
+	for range 3 {
+		steps := runJob(t, m, []diskio.Input{{Name: "in", Image: in}}, "ls /stain; cat $BULLPEN_IN/in/words; echo >/stain", "cat /proc/sys/kernel/random/uuid").Parts[0].Steps
+		assert.Equal(t, "few\n", string(steps[0].Stdout), "what ran before is forgotten, and inputs are plugged in anew")
+		assert.False(t, seen[string(steps[1].Stdout)], "a random number came again")
+		seen[string(steps[1].Stdout)] = true
+		r, err := vm.Renew(t.Context(), m, vm.Policy{Driver: d, Spec: s, Parent: "none", Snapshot: "booted"})
+		require.NoError(t, err)
+		require.Equal(t, vm.RungRevert, r.Rung, "%v", r.Skipped)
+		t.Logf("reverted and proven clean in %v", r.Cost.Round(time.Millisecond))
+	}
+	require.NoError(t, m.Destroy(t.Context()))
+	left, err := os.ReadDir(filepath.Join(daemon.dir, "pool"))
+	require.NoError(t, err)
+	for _, e := range left {
+		assert.True(t, strings.HasPrefix(e.Name(), inputPrefix), e.Name())
+	}
+}

@@ -103,7 +103,7 @@ func absent(t target) vm.Set {
 		set |= vm.CanAttach | vm.CanMessage | vm.CanConsole
 	}
 	if t.remote() {
-		set = set&^vm.CanStock | vm.CanSnapshot
+		set &^= vm.CanStock
 	}
 	return set
 }

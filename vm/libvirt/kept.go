@@ -128,7 +128,15 @@ func (m *machine) keep(ctx context.Context, spec specRecord, name string) (err e
 	}()
 	freeze := func(ctx context.Context) error { return m.copyDisks(ctx, dir, m.d.dir(m.id), rec.Disks) }
 	if rec.Running {
-		err = m.hold(ctx, spec, dir, &rec, freeze)
+		var state string
+		if state, err = m.makeState(ctx, dir, name); err == nil {
+			err = m.hold(ctx, spec, state, &rec, freeze)
+		}
+		defer func() {
+			if !done {
+				err = errors.Join(err, m.removeState(context.WithoutCancel(ctx), name))
+			}
+		}()
 	} else {
 		err = freeze(ctx)
 	}
@@ -144,7 +152,7 @@ func (m *machine) keep(ctx context.Context, spec specRecord, name string) (err e
 
 // hold saves a machine that runs, calls freeze while it does not, and lets it go
 // on. Others see it starting meanwhile, or, from other processes, off.
-func (m *machine) hold(ctx context.Context, spec specRecord, dir string, rec *snapshotRecord, freeze func(context.Context) error) error {
+func (m *machine) hold(ctx context.Context, spec specRecord, state string, rec *snapshotRecord, freeze func(context.Context) error) error {
 	last, err := readRun(m.d.dir(m.id))
 	if err != nil || last == nil {
 		return errors.Join(err, errors.New("it runs without a record of its start"))
@@ -157,7 +165,6 @@ func (m *machine) hold(ctx context.Context, spec specRecord, dir string, rec *sn
 	if err := m.hangUp(ctx); err != nil {
 		return err
 	}
-	state := filepath.Join(dir, stateFile)
 	err = m.d.line.use(ctx, false, func(c conn) error { return c.Save(string(m.id), state) })
 	// From here on the machine is to run again, whatever becomes of the caller.
 	limit := m.d.conf.BootTimeout
@@ -171,7 +178,7 @@ func (m *machine) hold(ctx context.Context, spec specRecord, dir string, rec *sn
 		return full(err)
 	}
 	err = freeze(ctx)
-	return errors.Join(err, m.runKept(ctx, vm.OpSnapshot, spec, dir, *rec))
+	return errors.Join(err, m.runKept(ctx, vm.OpSnapshot, spec, state, *rec))
 }
 
 // hangUp ends the channel, which only the one who has it can, and gives the guest
@@ -195,10 +202,9 @@ func (m *machine) hangUp(ctx context.Context) error {
 
 // runKept restores the saved state. What the machine's description says in the
 // state is as old as that, so the ownership in it is exchanged for the present one.
-func (m *machine) runKept(ctx context.Context, op string, spec specRecord, dir string, rec snapshotRecord) error {
+func (m *machine) runKept(ctx context.Context, op string, spec specRecord, state string, rec snapshotRecord) error {
 	p := &parentRecord{Spec: specRecord{Incarnation: rec.Incarnation}, Secret: rec.Secret}
 	return m.startLocked(ctx, op, spec, p, func(c conn, _ bool) error {
-		state := filepath.Join(dir, stateFile)
 		text, err := c.SavedXML(state)
 		if err != nil {
 			return err
@@ -235,10 +241,21 @@ func (m *machine) goBack(ctx context.Context, spec specRecord, name string) erro
 	if err := m.copyDisks(ctx, m.d.dir(m.id), dir, rec.Disks); err != nil {
 		return err
 	}
+	if m.d.target.remote() {
+		for place := range spec.Inputs { // its run had none
+			if err := m.plugOne(ctx, place, "", false); err != nil {
+				return err
+			}
+		}
+	}
 	if !rec.Running {
 		return nil
 	}
-	return m.runKept(ctx, vm.OpRevert, spec, dir, rec)
+	state, err := m.statePath(ctx, dir, name)
+	if err != nil {
+		return err
+	}
+	return m.runKept(ctx, vm.OpRevert, spec, state, rec)
 }
 
 func (m *machine) findKept(name string) (snapshotRecord, error) {
@@ -255,7 +272,7 @@ func (m *machine) findKept(name string) (snapshotRecord, error) {
 }
 
 // forget removes a snapshot, its name first.
-func (m *machine) forget(name string) error {
+func (m *machine) forget(ctx context.Context, name string) error {
 	if _, err := m.findKept(name); err != nil {
 		return err
 	}
@@ -264,7 +281,7 @@ func (m *machine) forget(name string) error {
 	if err := os.Rename(dir, dead); err != nil {
 		return err
 	}
-	return os.RemoveAll(dead)
+	return errors.Join(os.RemoveAll(dead), m.removeState(ctx, name))
 }
 
 // diskFiles gives the names of the disks' files that belong to a snapshot. The
@@ -285,6 +302,9 @@ func (m *machine) diskFiles(ctx context.Context) ([]string, error) {
 	}
 	var files []string
 	for _, disk := range dom.Devices.Disks {
+		if m.d.target.remote() && strings.HasPrefix(disk.Serial, inputSerialPrefix) {
+			return nil, fmt.Errorf("%w: it has an input (%s), which would be part of the snapshot: Eject it first", vm.ErrState, disk.Serial)
+		}
 		if disk.ReadOnly != nil || disk.Source == nil {
 			continue
 		}
@@ -297,7 +317,7 @@ func (m *machine) diskFiles(ctx context.Context) ([]string, error) {
 		}
 		name, ours := strings.CutPrefix(path, m.d.dir(m.id)+"/")
 		switch {
-		case ours && strings.HasPrefix(name, "job-"):
+		case ours && strings.HasPrefix(name, "job-"), m.d.target.remote() && strings.HasPrefix(filepath.Base(path), volumePrefix(string(m.id))+"job-"):
 		case ours && strings.HasPrefix(name, "disk-"):
 			files = append(files, name)
 		default:

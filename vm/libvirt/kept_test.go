@@ -217,3 +217,54 @@ func TestACopyOfASparseFileIsThatFile(t *testing.T) {
 	assert.Zero(t, fi.Size())
 	require.ErrorIs(t, copySparse(context.Background(), to, from+"-none"), os.ErrNotExist)
 }
+
+// On another computer the state is a volume, which goes with the snapshot or with
+// the machine.
+func TestTheSnapshotsOfAMachineFarAwayAreVolumesThere(t *testing.T) {
+	h, d := openFar(t)
+	m := startFake(t, d, fakeSpec())
+	s := fakeSpec()
+	s.Name = string(m.id) + "-" + strings.TrimSuffix(statePrefix, "-") // whose volumes begin with the other's name
+	namesake := startFake(t, d, s)
+	ready(t, namesake)
+	ready(t, m)
+	count := func() int {
+		states, err := d.stateVolumes(t.Context(), record{Pool: DefaultPool, Spec: &specRecord{Name: string(m.id)}})
+		require.NoError(t, err)
+		return len(states)
+	}
+	before := len(volumesOf(t, h))
+	require.NoError(t, m.Insert(t.Context(), 1, fakeImage("it", 5000)))
+	err := m.Snapshot(t.Context(), "a")
+	require.ErrorIs(t, err, vm.ErrState)
+	require.ErrorContains(t, err, "Eject it first")
+	require.NoError(t, m.Eject(t.Context(), 1))
+	require.NoError(t, m.Snapshot(t.Context(), "a"))
+	require.NoError(t, m.Snapshot(t.Context(), "b"))
+	assert.Equal(t, 2, count())
+	require.NoError(t, m.DeleteSnapshot(t.Context(), "a"))
+	assert.Equal(t, 1, count())
+	// What is in a place when it is reverted was not there at the time.
+	require.NoError(t, m.Insert(t.Context(), 1, fakeImage("it", 5000)))
+	require.NoError(t, m.Revert(t.Context(), "b"))
+	assert.Empty(t, in(t, m, 1, true))
+	assert.Empty(t, in(t, m, 1, false))
+	ready(t, m)
+	// An attempt that fails leaves no volume.
+	h.hooks(once("restore", &callError{code: codeFailed, text: "operation failed"}), nil)
+	require.Error(t, m.Snapshot(t.Context(), "c"))
+	h.hooks(nil, nil)
+	assert.Equal(t, 1, count())
+
+	third, err := thirdComputer(t, h, "third").Open(t.Context(), m.id)
+	require.NoError(t, err)
+	_, ok := vm.As[vm.Snapshotter](third)
+	assert.False(t, ok, "the computer that made it keeps them")
+	require.NoError(t, third.Destroy(t.Context()))
+	assert.Zero(t, count())
+	require.NoError(t, namesake.Kill(t.Context()))
+	require.NoError(t, namesake.Start(t.Context()), "it has all its volumes")
+	require.NoError(t, namesake.Destroy(t.Context()))
+	assert.Less(t, len(volumesOf(t, h)), before, "all but the input's")
+	assert.Equal(t, len(inputsOf(t, h)), len(volumesOf(t, h)))
+}

@@ -16,7 +16,7 @@ import (
 func (m *machine) Snapshot(ctx context.Context, name string) error {
 	if m.keeps() {
 		late := func(struct{}) {
-			if err := m.forget(name); err != nil {
+			if err := m.forget(m.d.calls.Context(), name); err != nil {
 				m.d.log.Warn("a snapshot that was made too late cannot be removed", "machine", m.id, "snapshot", name, "err", err)
 			}
 		}
@@ -69,7 +69,7 @@ func (m *machine) Revert(ctx context.Context, name string) error {
 // DeleteSnapshot removes a snapshot; those made after it stay.
 func (m *machine) DeleteSnapshot(ctx context.Context, name string) error {
 	if m.keeps() {
-		return m.keeping(ctx, vm.OpDeleteSnapshot, nil, func(context.Context, specRecord) error { return m.forget(name) })
+		return m.keeping(ctx, vm.OpDeleteSnapshot, nil, func(ctx context.Context, _ specRecord) error { return m.forget(ctx, name) })
 	}
 	return m.snapshot(ctx, vm.OpDeleteSnapshot, func(c conn, have []string) error {
 		if !slices.Contains(have, name) {

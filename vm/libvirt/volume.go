@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,7 +17,9 @@ import (
 // the domain's metadata, made after the domain and removed before it: whatever a
 // killed process leaves has a domain that tells of it.
 
-func volumeName(machine, file string) string { return "bullpen-" + machine + "-" + file + ".raw" }
+func volumeName(machine, file string) string { return volumePrefix(machine) + file + ".raw" }
+
+func volumePrefix(machine string) string { return "bullpen-" + machine + "-" }
 
 // volumes gives the sizes of a machine's volumes by their names.
 func volumes(rec specRecord) map[string]int64 {
@@ -47,7 +51,12 @@ func (d *Driver) removeVolumes(ctx context.Context, rec record) error {
 	if rec.Spec == nil {
 		return nil
 	}
-	for name := range volumes(*rec.Spec) {
+	names := slices.Collect(maps.Keys(volumes(*rec.Spec)))
+	states, err := d.stateVolumes(ctx, rec)
+	if err != nil {
+		return err
+	}
+	for _, name := range append(names, states...) {
 		err := d.line.use(ctx, true, func(c conn) error { return c.RemoveVolume(rec.Pool, name) })
 		if err != nil && !hasCode(err, codeNoVolume) {
 			return fmt.Errorf("volume %s of pool %s: %w", name, rec.Pool, err)
