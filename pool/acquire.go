@@ -205,6 +205,7 @@ func (p *Pool) handOut(ctx context.Context, w *wait, now time.Time) bool {
 	for _, u := range w.granted {
 		w.handed = append(w.handed, newGuest(ctx, u, w, now))
 		p.noteGranted(u, &w.want, now.Sub(w.since))
+		u.host.given(w.want.Inputs)
 	}
 	w.granted, w.charged = nil, 0 // the guests are charged now
 	return true

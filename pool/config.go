@@ -138,7 +138,8 @@ type Template struct {
 	// those who wait get the error; zero: DefaultFailures.
 	Failures int
 
-	// Rungs, Parent and Snapshot are those of vm.Policy.
+	// Rungs, Parent and Snapshot are those of vm.Policy. Hosts that have the
+	// parent are preferred for new machines, within ParentCredit.
 	Rungs    []vm.Rung
 	Parent   string
 	Snapshot string

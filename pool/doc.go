@@ -35,6 +35,30 @@
 // child processes (Handle, OpenHandle), which are served and fenced by the one
 // that holds it.
 //
+// # Where machines are made
+//
+// Where says nothing of who: whose turn it is does not change by it. A machine is
+// made on a host that can take it now (room, no pause, quarantine or back-off,
+// Starts), Want.Avoid last, by the lowest share of used slots less a credit:
+//
+//	ParentCredit  50  hundredths of its slots, to a host that has Template.Parent
+//	InputsCredit  25  to one that has all of Want.Inputs, less in proportion
+//
+// then by the share alone, then the first. So a host with the parent takes
+// machines until half of its slots more are used than on the others, and the
+// others never idle while it fills up. For the same credit the share decides. A
+// machine that is free is chosen by the same rule for a call with Inputs, by the
+// slots in use, among the 64 of a class that came free last; without Inputs it is
+// the one that came free last. The sum of locality and load is that of the
+// Kubernetes scheduler (ImageLocality and LeastAllocated).
+//
+// Hosts are asked what they have (vm.Forker, vm.Stocker) beside each listing, for
+// at most 10 s each, and boots and hand-outs add to it. A host that cannot say
+// has no credit, and nothing is decided against it. Stats.Unlisted counts such
+// hosts; Progress.Reason says where parent and inputs are, Event.Place why a
+// machine is where it is, Stats.Cold and Stats.FromParent what came of it. After
+// New, machines are made once all hosts were listed, or after a second.
+//
 // # Inside
 //
 // All decisions are made under one mutex and do no I/O; each operation on a slot

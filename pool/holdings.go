@@ -145,6 +145,18 @@ func (p *Pool) learn(u *unit, r vm.Renewed) {
 	}
 }
 
+// given takes the inputs of a call for those of the host that it got a machine of,
+// until the host is listed next: calls for the same ones would else go to other
+// hosts until then. The caller holds p.mu.
+func (h *host) given(inputs []string) {
+	if len(inputs) == 0 || h.have.inputs.names == nil {
+		return
+	}
+	for _, digest := range inputs {
+		h.have.inputs.add(digest)
+	}
+}
+
 // origin says how the machine was made, where its template has a parent.
 func (u *unit) origin() string {
 	switch {

@@ -123,12 +123,26 @@ func (p program) run() error {
 				faults = append(faults, fake.Fault{Op: op, Chance: p.chance, Err: errTest}, fake.Fault{Op: op, Chance: p.chance / 2, Err: errTest, Late: true},
 					fake.Fault{Op: op, Chance: p.chance / 2, Err: vm.ErrBusy}, fake.Fault{Op: op, Chance: p.chance, Delay: 10 * time.Second})
 			}
+			for _, op := range []string{vm.OpParents, vm.OpStock, vm.OpFork} {
+				faults = append(faults, fake.Fault{Op: op, Chance: p.chance, Err: errTest}, fake.Fault{Op: op, Chance: p.chance, Delay: 10 * time.Second})
+			}
 			faults = append(faults, fake.Fault{Op: vm.OpStart, Chance: p.chance, Guest: fake.Guest{Dirty: "left over"}},
 				fake.Fault{Op: vm.OpStart, Chance: p.chance, Guest: fake.Guest{Crash: true, CrashAfter: 20 * time.Second}})
 		}
 		m.hyper = append(m.hyper, fake.NewHypervisor(fake.Config{
-			HostID: fmt.Sprint("h", i), Seed: p.seed, Faults: faults, Times: fake.Times{Boot: time.Second, Destroy: 100 * time.Millisecond},
+			HostID: fmt.Sprint("h", i), Seed: p.seed, Times: fake.Times{Boot: time.Second, Destroy: 100 * time.Millisecond},
 		}))
+		m.hyper[i].Stock([]string{"a", "b"}[i])
+		if i == 1 { // the parent of b is on the second host
+			d := m.hyper[i].Driver()
+			if err := vm.MakeParent(ctx, d, "p", vm.Spec{Name: "for-p", Owner: vm.Owner{Incarnation: "for-p"}}); err != nil {
+				return err
+			}
+			if err := d.Close(); err != nil {
+				return err
+			}
+		}
+		m.hyper[i].Inject(faults...)
 	}
 	for range p.pools {
 		cut := &cutStore{MemStore: m.store}
@@ -139,7 +153,7 @@ func (p program) run() error {
 		}
 		pl, err := New(Config{
 			Name: "p", Leases: l,
-			Templates: []Template{{Name: "a", Ready: 1, Idle: IdleFor(time.Minute), MostAge: time.Hour}, {Name: "b", BootTimeout: time.Minute}},
+			Templates: []Template{{Name: "a", Ready: 1, Idle: IdleFor(time.Minute), MostAge: time.Hour}, {Name: "b", BootTimeout: time.Minute, Parent: "p"}},
 			Hosts:     []Host{{Driver: m.hyper[0].Driver(), Slots: p.slots[0], Starts: 2}, {Driver: m.hyper[1].Driver(), Slots: p.slots[1]}},
 		})
 		if err != nil {
@@ -236,7 +250,11 @@ func (m *model) step(ctx context.Context, s step) {
 		m.waiters.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, s.patience)
 			defer cancel()
-			gs, err := p.AcquireAll(ctx, n, Want{Template: s.template, Priority: s.priority, Job: "job"})
+			want := Want{Template: s.template, Priority: s.priority, Job: "job", Inputs: [][]string{nil, {"a"}, {"b", "c"}}[s.pick%3]}
+			if s.pick%5 == 0 {
+				want.Avoid = []string{"h1"}
+			}
+			gs, err := p.AcquireAll(ctx, n, want)
 			if err != nil {
 				return
 			}

@@ -553,3 +553,28 @@ func TestTheFirstHostThatAnswersDoesNotGetAllMachines(t *testing.T) {
 		})
 	}
 }
+
+// Between two listings of the hosts, calls for the same inputs keep together.
+func TestTheNextCallForTheSameInputsGoesWhereTheFirstWent(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Poll: time.Hour, Templates: []Template{{Name: "a", Ready: 24}}, Hosts: []Host{{Slots: 8}, {Slots: 8}, {Slots: 8}}},
+			hypervisor("h0"), hypervisor("h1"), hypervisor("h2", fake.Fault{Op: vm.OpStock, Err: errTest}))
+		defer w.over()
+		w.listed()
+		time.Sleep(time.Minute)
+		for _, in := range []string{"a", "b", "c", "d"} {
+			first := w.acquire(Want{Inputs: []string{in}})
+			second := w.acquire(Want{Inputs: []string{in}})
+			if first.Host() != "h2" {
+				require.Equal(t, first.Host(), second.Host())
+			}
+			w.release(first)
+			w.release(second)
+			synctest.Wait()
+			time.Sleep(5 * time.Second)
+		}
+		w.mu.Lock()
+		require.Empty(t, w.hosts[2].have.inputs.names, "it cannot say what it has, so nothing is taken for granted")
+		w.mu.Unlock()
+	})
+}

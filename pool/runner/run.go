@@ -43,7 +43,8 @@ type Options struct {
 	// Attempt is told to the job as BULLPEN_ATTEMPT; zero: 1. Source sets it.
 	Attempt int
 	// Want makes what a pool is asked for of a scheduler's demand; nil: see
-	// DefaultWant.
+	// DefaultWant. A demand names the task that asks, so whoever knows its job
+	// adds its inputs for the choice of the host: see Inputs.
 	Want func(d Demand) pool.Want
 	// Progress is called for each message of a guest, one at a time a guest;
 	// it must not block.

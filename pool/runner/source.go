@@ -56,6 +56,21 @@ func DefaultWant(d Demand) pool.Want {
 	return w
 }
 
+// Inputs gives the digests of the jobs' inputs, each once and sorted, for
+// pool.Want.Inputs.
+func Inputs(jobs ...diskio.Job) []string {
+	var digests []string
+	for _, j := range jobs {
+		for _, in := range j.Inputs {
+			if in.Image != nil && in.Image.Digest() != "" {
+				digests = append(digests, in.Image.Digest())
+			}
+		}
+	}
+	slices.Sort(digests)
+	return slices.Compact(digests)
+}
+
 type source struct {
 	pool    *pool.Pool
 	options Options
