@@ -14,7 +14,8 @@ type Waiter interface {
 }
 
 // Snapshotter keeps named states of a machine and goes back to them in place:
-// the incarnation stays.
+// the incarnation and the ownership stay. The channel of a machine that runs may
+// end with a snapshot, and does with a revert: Messenger gives the next.
 type Snapshotter interface {
 	Snapshot(ctx context.Context, name string) error // ErrExists for a name in use
 	Revert(ctx context.Context, name string) error   // ErrNotFound for a name not in use

@@ -33,7 +33,8 @@ type Config struct {
 	Emulator    string
 	MachineType string
 	// InputSize is the size that input disks seem to have, in bytes, and so the
-	// largest input: a multiple of 4096. The files are sparse. Zero: DefaultInputSize.
+	// largest input: a multiple of 4096. The files are sparse. On another computer
+	// it is the largest input only. Zero: DefaultInputSize.
 	InputSize int64
 	// Pool is the storage pool in which another computer (qemu+ssh) keeps job
 	// disks and inputs: one of files, such as a dir pool, that runs. Empty:

@@ -36,10 +36,12 @@
 //	                           end.json     how that run ended: a daemon forgets
 //	                           op.lock      flocked during an operation
 //	                           channel.lock flocked by the driver that has the channel
+//	                           place.lock   flocked while an input is plugged in, on another computer
 //	                           console.log  bounded by Config.Console
 //	                           job-<n>      the job disks: raw sparse files
 //	                           input-<n>    the inputs, as large as Config.InputSize, and their digests
 //	                           disk-<n>     the disks that the driver made: overlays
+//	                           snapshots/   see Snapshots
 //	<root>/<hypervisor>/.sockets/           where QEMU listens for channels
 //	                    .parents/           saved machines; see Driver.Fork
 //	                    .kvm.json           what trying KVM has shown, for some hours
@@ -56,20 +58,39 @@
 // # Another computer
 //
 // Kernel, initrd and disks of a Spec are paths there, and exist there. Job disks
-// and inputs are raw volumes of a storage pool there (Config.Pool), which libvirt's
-// storage driver writes and reads: a job disk keeps what is written to it until
-// Sync, and each read fetches. An input is sent once for each machine and place,
-// not again while it is there, whoever asks; a note beside it says so. The channel
-// is a stream of the connection: when that breaks, a job in progress has lost its
-// host, and the next Channel is another. There are no consoles and no parents, and
-// a harness on a third computer may fill, end and remove such a machine but has no
-// channel to it.
+// and consoles are raw volumes of a storage pool there (Config.Pool), which
+// libvirt's storage driver writes and reads: a job disk keeps what is written to it
+// until Sync, and each read fetches. libvirt shrinks no volume below what it holds,
+// so a console is bounded by virtlogd there (max_size of virtlogd.conf), not by
+// Config.Console; with stdio_handler="file" nobody bounds it. The channel is a
+// stream of the connection: when that breaks, a job in progress has lost its host,
+// and the next Channel is another. A harness on a third computer may fill, end and
+// remove such a machine, and read its console, but has no channel to it and no
+// snapshots of it.
+//
+// An input is sent once for all machines and harnesses, and lies in the pool under
+// its digest; the driver is a vm.Stocker. It counts only when another volume says
+// that it is whole, so half an upload is never used. Of harnesses of one computer
+// one sends; of several computers each may, and one input is kept. One that no
+// machine has is removed by an upload that comes Config.KeepInputs after its last
+// use. A machine gets it by hotplug, a virtio disk with the place's serial: its
+// kernel must know PCI hotplug, by ACPI for machine type pc, of PCIe for others. So
+// its input disks are as large as the input, not Config.InputSize, and a guest that
+// hangs does not let go of one.
+//
+// There are no parents there. A parent's saved state would have to be copied for
+// each machine, so that two computers may rewrite its head at once, and the
+// snapshots below bring a machine back as fast.
 //
 // # Networks and screens
 //
 // A machine with Spec.Network has vm.Addresser; one to which Config.Domain added a
 // video device has vm.Screenshotter. A machine with a network is no parent: those
 // made of it would all have its hardware address.
+//
+// Addresses asks libvirt for leases, QEMU's guest agent and the host's neighbours
+// (ARP), in this order; the last fails with libvirt 9.0 under newer kernels ("wrong
+// nlmsg len").
 //
 // With Destroy goes the log that libvirt keeps for each name that a domain ever had,
 // where this process may remove it.
@@ -88,6 +109,33 @@
 // as its user, or it as root. The guest's agent must see its host leave
 // (diskio/guest/boot does). Restores from one parent follow one another; a
 // restored machine has no AUTODESTROY.
+//
+// # Snapshots
+//
+// libvirt takes no internal snapshot of a machine with a raw disk that may be
+// written, as job disks are: qemuSnapshotPrepare of src/qemu/qemu_snapshot.c wants
+// qcow2 ("internal snapshot for disk vdb unsupported for storage type raw"), and
+// that no such disk is left out, whether the machine runs or not ("disk 'vdb' must
+// use snapshot mode 'internal'", "internal and full system snapshots require all
+// disks to be selected for snapshot"). External ones it reverts from 9.9 on only.
+// So of the machines that it made, the driver keeps the snapshots itself, by calls
+// that every version has, and libvirt knows nothing of them: Snapshot has libvirt
+// save the machine's state to a file, copies the disks that the driver made beside
+// it (sharing blocks where the file system can), and restores it, so the machine
+// goes on; Revert kills it, brings the disks back and restores the state, with the
+// present ownership in place of the old. Name, UUID and paths stay, so no head is
+// rewritten. The guest gets fresh entropy and the time in its welcome, as after
+// Fork. A machine that is off has no state: it is off after Revert too.
+//
+// Job disks and inputs are not part of it: a snapshot is of an idle machine. One
+// with another writable disk (of Spec.Disks[].Path or Config.Domain), an nvram file
+// or a TPM is refused, and vm.Renew falls back to a cold boot and says why. The
+// channel of a machine that runs ends with Snapshot and with Revert: Channel gives
+// the next. Other processes see the machine off for a moment. It has no AUTODESTROY
+// afterwards.
+//
+// Of machines that others made, and of test:///default, the snapshots are libvirt's
+// own, such as their users' ("virsh snapshot-create-as").
 //
 // # When the harness dies
 //

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
@@ -83,11 +87,25 @@ func (m *machine) farEject(ctx context.Context, place int) error { return m.plug
 // plug has a file, or with an empty path nothing, in a place: in the machine's
 // next run and, where it runs, in this one.
 func (m *machine) plug(ctx context.Context, place int, path string) (err error) {
-	_, unlock, err := m.operate(ctx, vm.OpInsert, true)
-	if err != nil {
-		return err
+	if !m.foreign() {
+		// A lock of its own: a guest that does not let go must not keep anybody from
+		// killing it.
+		lock, err := flock.Wait(ctx, m.path(placeLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
+		if errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: no folder %s", vm.ErrNotFound, m.d.dir(m.id))
+		}
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, lock.Unlock()) }()
+		spec, err := readSpec(m.d.dir(m.id), string(m.id))
+		if err == nil && spec.Incarnation != m.incarnation {
+			err = fmt.Errorf("%w: the machine of that name is incarnation %q by now, this was %q", vm.ErrNotFound, spec.Incarnation, m.incarnation)
+		}
+		if err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, unlock()) }()
 	got, err := m.d.lookDomain(ctx, string(m.id))
 	if err != nil {
 		return err

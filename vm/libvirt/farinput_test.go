@@ -267,3 +267,19 @@ func TestOfTwoComputersThatSendAnInputOneRemovesItsOwn(t *testing.T) {
 	assert.Equal(t, name+"-"+inputSuffix, filepath.Base(in(t, m, 0, true)))
 	assert.Equal(t, []string{name + "-" + inputSuffix, name + "-" + wholeSuffix}, inputsOf(t, h))
 }
+
+func TestAGuestThatDoesNotLetGoOfAnInputCanBeKilled(t *testing.T) {
+	h, d := openFar(t)
+	m := startFake(t, d, fakeSpec())
+	require.NoError(t, m.Insert(t.Context(), 0, fakeImage("it", 5000)))
+	h.holds.Store(1 << 30)
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	require.ErrorIs(t, m.Eject(short, 0), context.DeadlineExceeded)
+	ejected := make(chan error, 1)
+	go func() { ejected <- m.Eject(context.Background(), 0) }()
+	require.NoError(t, m.Kill(t.Context()))
+	require.NoError(t, <-ejected, "it is gone with its run")
+	require.NoError(t, m.Start(t.Context()))
+	assert.Empty(t, in(t, m, 0, true))
+}

@@ -62,6 +62,9 @@ func TestASnapshotThatFailsLeavesTheMachineAsItWas(t *testing.T) {
 			require.NoError(t, err)
 		}
 		assert.Empty(t, left, c.op)
+		if c.runs {
+			assert.NotNil(t, d.own(m.id), "%s: it is supervised as before", c.op)
+		}
 		if !c.runs { // its state went with the attempt; nothing else of it did
 			assert.Equal(t, vm.StateStopped, info.State, c.op)
 			require.NoError(t, m.Start(t.Context()))

@@ -23,6 +23,7 @@ const (
 	endFile     = "end.json"
 	opLock      = "op.lock"
 	channelLock = "channel.lock"
+	placeLock   = "place.lock"
 	consoleFile = "console.log"
 )
 
