@@ -270,14 +270,24 @@ func TestOfTwoComputersThatSendAnInputOneRemovesItsOwn(t *testing.T) {
 
 func TestAGuestThatDoesNotLetGoOfAnInputCanBeKilled(t *testing.T) {
 	h, d := openFar(t)
+	d.conf.KillTimeout = 5 * time.Second // shorter than the guest is waited for
 	m := startFake(t, d, fakeSpec())
 	require.NoError(t, m.Insert(t.Context(), 0, fakeImage("it", 5000)))
 	h.holds.Store(1 << 30)
 	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	require.ErrorIs(t, m.Eject(short, 0), context.DeadlineExceeded)
-	ejected := make(chan error, 1)
+	ejected, asked := make(chan error, 1), make(chan struct{})
+	var once sync.Once
+	h.hooks(nil, func(op, _ string) error {
+		if op == "detach" {
+			once.Do(func() { close(asked) })
+		}
+		return nil
+	})
 	go func() { ejected <- m.Eject(context.Background(), 0) }()
+	<-asked
+
 	require.NoError(t, m.Kill(t.Context()))
 	require.NoError(t, <-ejected, "it is gone with its run")
 	require.NoError(t, m.Start(t.Context()))
