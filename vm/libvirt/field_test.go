@@ -15,7 +15,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	lv "libvirt.org/go/libvirt"
 
 	"github.com/bullpen-vm/bullpen/diskio"
 	"github.com/bullpen-vm/bullpen/internal/need"
@@ -49,53 +48,6 @@ func TestOverlaysOfOneBaseAreEachMachinesOwnAndTheBaseStays(t *testing.T) {
 	assert.True(t, bytes.Equal(text, now), "the base was written to")
 	// It is a parent neither: its disk would have to be frozen with it.
 	require.ErrorIs(t, one.(*machine).Save(t.Context(), "with a disk"), errors.ErrUnsupported)
-}
-
-// FIELD (c) 30 and 33: a revert that leaves the domain off. Raw job disks rule out
-// QEMU's snapshots, so machines do not declare them, and Renew goes on to the next
-// rung and says why.
-func TestRenewSaysWhyAMachineOfQEMUCannotBeReverted(t *testing.T) {
-	d, g := openEmbed(t)
-	m := boot(t, d, guestSpec(g))
-	_, ok := vm.As[vm.Snapshotter](m)
-	require.False(t, ok)
-	err := m.(*machine).Snapshot(t.Context(), "clean")
-	require.Error(t, err)
-	require.ErrorContains(t, err, "snapshot", "what QEMU says")
-	info, err := m.Info(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, vm.StateRunning, info.State, "a refused snapshot stops nothing")
-	r, err := vm.Renew(t.Context(), m, vm.Policy{Driver: d, Spec: guestSpec(g), Snapshot: "clean", Rungs: []vm.Rung{vm.RungRevert, vm.RungCold}})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, r.Machine.Destroy(context.Background())) })
-	assert.Equal(t, vm.RungCold, r.Rung)
-	require.Len(t, r.Skipped, 1)
-	assert.Equal(t, vm.RungRevert, r.Skipped[0].Rung)
-	require.ErrorIs(t, r.Skipped[0].Err, errors.ErrUnsupported)
-	t.Log(r.Skipped[0].Err)
-}
-
-// FIELD (c) 31: undefine is refused while there are snapshots or a saved state.
-func TestAMachineWithSnapshotsAndASavedStateIsDestroyed(t *testing.T) {
-	d, g := openEmbed(t)
-	s := guestSpec(g)
-	s.JobDisks, s.Inputs = nil, 0
-	s.Disks = []vm.Disk{{Format: "qcow2", Size: 1 << 20}}
-	m, err := d.Create(t.Context(), s)
-	require.NoError(t, err)
-	require.NoError(t, m.Start(t.Context()))
-	// Behind the driver's back, as a person would with virsh.
-	require.NoError(t, m.(*machine).Snapshot(t.Context(), "by hand"))
-	names, err := m.(*machine).Snapshots(t.Context())
-	require.NoError(t, err)
-	require.Equal(t, []string{"by hand"}, names)
-	require.NoError(t, d.line.use(t.Context(), false, func(c conn) error {
-		return c.(*connection).with(s.Name, func(dom *lv.Domain) error { return dom.ManagedSave(0) })
-	}))
-	require.NoError(t, m.Destroy(t.Context()))
-	_, err = d.Open(t.Context(), m.ID())
-	require.ErrorIs(t, err, vm.ErrNotFound)
-	assert.NoDirExists(t, d.dir(m.ID()))
 }
 
 // FIELD (c) 37: results are read while the guest writes, or of a disk that is not

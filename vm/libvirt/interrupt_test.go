@@ -259,6 +259,41 @@ func TestSoakLibvirtdIsKilledInTheMiddleOfEachOperation(t *testing.T) {
 			assert.Equal(t, []string{"booted"}, all, "no half parent")
 			require.NoError(t, m.Kill(t.Context()))
 		}},
+		{"snapshot", func(t *testing.T, at moment) {
+			m := boot(t, d, guestSpec(g)).(*machine)
+			cut("save", at, 200*time.Millisecond)
+			if err := m.Snapshot(t.Context(), "x"); err == nil {
+				require.NoError(t, vm.ProveClean(t.Context(), m))
+				return
+			} else if !errors.Is(err, vm.ErrHostLost) {
+				require.ErrorContains(t, err, "libvirt")
+			}
+			names, err := m.Snapshots(t.Context())
+			require.NoError(t, err)
+			assert.Empty(t, names, "no half snapshot")
+			info, err := m.Info(t.Context())
+			require.NoError(t, err)
+			if info.State != vm.StateRunning { // it was saved, and nobody heard
+				require.Equal(t, vm.StateStopped, info.State)
+				require.NoError(t, m.Start(t.Context()))
+			}
+			require.NoError(t, vm.ProveClean(t.Context(), m))
+			require.NoError(t, m.Snapshot(t.Context(), "x"))
+		}},
+		{"revert", func(t *testing.T, at moment) {
+			s := guestSpec(g)
+			m := boot(t, d, s).(*machine)
+			require.NoError(t, m.Snapshot(t.Context(), "x"))
+			cut("restore", at, 200*time.Millisecond)
+			policy := vm.Policy{Driver: d, Spec: s, Rungs: []vm.Rung{vm.RungRevert}, Snapshot: "x"}
+			if _, err := vm.Renew(t.Context(), m, policy); err != nil {
+				require.ErrorIs(t, err, vm.ErrHostLost)
+				require.Empty(t, processesWith(t, s.Name))
+				_, err = vm.Renew(t.Context(), m, policy)
+				require.NoError(t, err, "again")
+			}
+			require.NoError(t, vm.ProveClean(t.Context(), m))
+		}},
 		{"renew", func(t *testing.T, at moment) {
 			m := start(t)
 			s := guestSpec(g)

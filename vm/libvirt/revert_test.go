@@ -89,6 +89,8 @@ func TestRevertBringsMemoryAndDisksBackAndEachIsProvenClean(t *testing.T) {
 	assert.Empty(t, left)
 }
 
+// FIELD (c) 30 and 33: a revert that leaves the domain off, and one after another.
+//
 // A snapshot of a machine that is off has no memory: reverting leaves it off, with
 // its disks brought back, and Renew boots it.
 func TestRevertToASnapshotOfAMachineThatWasOffBootsItOnItsOldDisks(t *testing.T) {

@@ -18,6 +18,9 @@ import (
 	"github.com/bullpen-vm/bullpen/vm"
 )
 
+// FIELD (c) 31: undefine is refused while there are snapshots, nvram, checkpoints or
+// a saved state.
+//
 // libvirt refuses to undefine a domain that has any of these, unless it is told to
 // let go of each; and what it keeps for the name would be found by the next domain
 // of that name.
