@@ -69,7 +69,7 @@ var errWait = errors.New("not proven dead yet")
 // mark makes a lease on key that nobody else here can ask for meanwhile.
 func (m *Manager) mark(ctx context.Context, key string) (*Lease, error) {
 	for {
-		l, err := m.newLease(ctx, key, Options{}, time.Now())
+		l, err := m.newLease(ctx, key, Options{})
 		if err != nil {
 			return nil, err
 		}

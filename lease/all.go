@@ -80,7 +80,7 @@ func (m *Manager) takeFree(ctx context.Context, keys []string, order []int, leas
 		if err := checkKey(keys[i]); err != nil {
 			return err
 		}
-		l, err := m.newLease(ctx, keys[i], options, now)
+		l, err := m.newLease(ctx, keys[i], options)
 		if err != nil {
 			return &OpError{Op: "acquire", Key: keys[i], Err: err}
 		}

@@ -59,7 +59,7 @@ func (m *Manager) claim(ctx context.Context, keys []string, o *Options) (*Lease,
 			return fail(ended(ctx))
 		}
 		now := time.Now()
-		l, err := m.newLease(ctx, "", options, now)
+		l, err := m.newLease(ctx, "", options)
 		if err != nil {
 			return fail(err)
 		}

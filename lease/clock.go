@@ -12,6 +12,7 @@ type clock struct {
 	base   time.Time
 	asleep atomic.Int64 // suspended since base
 	looked atomic.Int64 // monotonic reading at the last look at the suspends
+	ahead  atomic.Int64 // the wall clock, less the monotonic reading, at that look
 
 	offset func() (time.Duration, bool) // suspended since boot; false: cannot tell
 	first  time.Duration                // offset at base
@@ -38,6 +39,7 @@ func (c *clock) startWith(offset func() (time.Duration, bool)) {
 	c.first, c.can = offset()
 	c.asleep.Store(0)
 	c.looked.Store(0)
+	c.ahead.Store(c.base.UnixNano())
 }
 
 // now is the time for holders: it runs while the machine sleeps.
@@ -55,8 +57,15 @@ func (c *clock) at(mono int64) int64 {
 	return mono + c.asleep.Load()
 }
 
+// wall gives the time for people at a monotonic reading for which at was just
+// called, in nanoseconds since 1970. A wall clock that was set since the last look
+// is seen at the next one.
+func (c *clock) wall(mono int64) int64 { return mono + c.ahead.Load() }
+
 func (c *clock) look(mono int64) {
 	c.looked.Store(mono)
+	now := time.Now()
+	c.ahead.Store(now.UnixNano() - int64(now.Sub(c.base)))
 	if !c.can {
 		return
 	}

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -140,7 +141,10 @@ func New(c Config) (*Manager, error) {
 	m.watcher, _ = c.Store.(Watcher)
 	m.claimer, _ = c.Store.(Claimer)
 	m.batcher, _ = c.Store.(Batcher)
-	m.mem, _ = c.Store.(*MemStore)
+	m.mu = new(sync.Mutex)
+	if mem, ok := c.Store.(*MemStore); ok {
+		m.mem, m.mu = mem, &mem.mu
+	}
 	if !c.NoLock {
 		m.boot = bootText()
 		m.lockPath = filepath.Join(c.Dir, runPrefix+uuid.NewString(), lockName)

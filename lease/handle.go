@@ -22,7 +22,8 @@ type Lease struct {
 	busy     bool // a store operation on the record is under way
 	clean    bool // the record is deleted
 	renewals uint64
-	x        *ending // made when somebody wants to hear of the end
+	mem      *memRecord // the record, where it was granted in memory
+	x        *ending    // made when somebody wants to hear of the end
 }
 
 const (

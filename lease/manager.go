@@ -30,7 +30,7 @@ type Manager struct {
 
 	cur atomic.Pointer[session] // nil before the first need and after a loss
 
-	mu      sync.Mutex
+	mu      *sync.Mutex       // with mem, its own: what is done to both takes one lock
 	held    map[string]*Lease // held here, or being asked for at this moment
 	queues  map[string]*queue // keys that somebody here waits for
 	seq     uint64            // arrivals
@@ -106,8 +106,7 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 		if ctx.Err() != nil {
 			return nil, &OpError{Op: op, Key: key, Err: ended(ctx)}
 		}
-		now := time.Now()
-		l, err := m.newLease(ctx, key, options, now)
+		l, err := m.newLease(ctx, key, options)
 		if err != nil {
 			return nil, &OpError{Op: op, Key: key, Err: err}
 		}
@@ -142,14 +141,14 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 			m.mu.Unlock()
 			return m.wait(ctx, w, key, options)
 		}
-		if m.mem != nil && options.Term == 0 && m.grantInMemory(l, now) {
+		if m.mem != nil && options.Term == 0 && m.grantInMemory(l) {
 			m.mu.Unlock()
 			return l, nil
 		}
 		m.held[key] = l
 		m.mu.Unlock()
 
-		j, err := m.ask(ctx, l, options, Record{}, now)
+		j, err := m.ask(ctx, l, options, Record{}, time.Now())
 		if err == nil {
 			return l, nil
 		}
@@ -178,14 +177,16 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 
 // newLease gives a lease that is not yet asked for, under the live session or
 // under a fixed term of its own.
-func (m *Manager) newLease(ctx context.Context, key string, o Options, now time.Time) (*Lease, error) {
-	l := &Lease{m: m, key: key, note: o.Note, since: now.UnixNano()}
+func (m *Manager) newLease(ctx context.Context, key string, o Options) (*Lease, error) {
+	mono := m.clock.mono()
+	now := m.clock.at(mono)
+	l := &Lease{m: m, key: key, note: o.Note, since: m.clock.wall(mono)}
 	if o.Term > 0 {
 		l.sess.Store(newTerm(m, l, o))
 		return l, nil
 	}
 	s := m.cur.Load()
-	if s == nil || !s.check(m.clock.at(int64(now.Sub(m.clock.base)))) {
+	if s == nil || !s.check(now) {
 		var err error
 		if s, err = m.session(ctx); err != nil {
 			return nil, err

@@ -18,11 +18,20 @@ type MemStore struct {
 	mu      sync.Mutex
 	id      string
 	token   uint64
-	records map[string]*memRecord
-	terms   map[string]*memTerms // by session
-	idle    *memTerms            // without records, kept for the session's next one
-	spare   *memRecord           // deleted, to be used again
+	records map[string]*memRecord // some without a token: see resting
+	terms   map[string]*memTerms  // by session
+	idle    *memTerms             // without records, kept for the session's next one
 	watches memWatches
+
+	// Records that were deleted and are still in records, as keys come back: those
+	// of the last keys, by turns.
+	resting [8]restingRecord
+	turn    int
+}
+
+type restingRecord struct {
+	key string
+	*memRecord
 }
 
 // memRecord is a Record without what the leases of one session have in common:
@@ -99,7 +108,7 @@ func (s *MemStore) Claim(ctx context.Context, keys []string, next Record) (Recor
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, key := range keys {
-		if s.records[key] == nil {
+		if s.records[key].free() {
 			next.Key = key
 			return s.swap(&Record{}, &next, true)
 		}
@@ -110,18 +119,16 @@ func (s *MemStore) Claim(ctx context.Context, keys []string, next Record) (Recor
 // swap is called with mu held.
 func (s *MemStore) swap(prev, next *Record, newToken bool) (Record, error) {
 	r := s.records[next.Key]
-	if r == nil {
+	if r.free() {
 		if prev.Token != 0 {
 			return Record{}, ErrConflict
 		}
 		if !newToken {
 			return Record{}, fmt.Errorf("lease: swap of nothing for %q without a new token", next.Key)
 		}
-		if s.records == nil {
-			s.records = make(map[string]*memRecord)
+		if r == nil {
+			r = s.fresh(next.Key)
 		}
-		r = s.fresh()
-		s.records[next.Key] = r
 	} else if r.token != prev.Token || r.renewals != prev.Renewals {
 		return r.record(next.Key), ErrConflict
 	}
@@ -159,30 +166,54 @@ func (s *MemStore) Delete(ctx context.Context, prev Record) error {
 // remove is called with mu held. Nothing that is there is as good as removed.
 func (s *MemStore) remove(key string, token, renewals uint64) bool {
 	r := s.records[key]
-	if r == nil {
+	if r.free() {
 		return true
 	}
 	if r.token != token || r.renewals != renewals {
 		return false
 	}
-	delete(s.records, key)
-	s.dropTerms(r.terms)
-	r.terms = nil
-	s.spare = r
-	if s.watches.n > 0 {
-		s.watches.tell(key)
-	}
+	s.drop(key, r)
 	return true
 }
 
+// drop deletes r, the record of key: its token is nobody's any more. Called with
+// mu held.
+func (s *MemStore) drop(key string, r *memRecord) {
+	s.dropTerms(r.terms)
+	r.token, r.terms, r.note = 0, nil, ""
+	s.rest(key, r)
+	if s.watches.n > 0 {
+		s.watches.tell(key)
+	}
+}
+
+// free tells that there is no record.
+func (r *memRecord) free() bool { return r == nil || r.token == 0 }
+
 // fresh gives a record without terms, of which all else is to be written. Called
 // with mu held.
-func (s *MemStore) fresh() *memRecord {
-	if r := s.spare; r != nil {
-		s.spare = nil
-		return r
+func (s *MemStore) fresh(key string) *memRecord {
+	if s.records == nil {
+		s.records = make(map[string]*memRecord)
 	}
-	return new(memRecord)
+	r := new(memRecord)
+	s.records[key] = r
+	return r
+}
+
+// rest lets a free record be in records until its turn is over.
+func (s *MemStore) rest(key string, r *memRecord) {
+	for i := range s.resting {
+		if s.resting[i].memRecord == r {
+			return
+		}
+	}
+	last := &s.resting[s.turn]
+	s.turn = (s.turn + 1) % len(s.resting)
+	if last.memRecord != nil && last.token == 0 {
+		delete(s.records, last.key)
+	}
+	*last = restingRecord{key, r}
 }
 
 // List implements Store. It looks at all records.
@@ -194,7 +225,7 @@ func (s *MemStore) List(ctx context.Context, prefix string) ([]Record, error) {
 	defer s.mu.Unlock()
 	var out []Record
 	for key, r := range s.records {
-		if strings.HasPrefix(key, prefix) {
+		if !r.free() && strings.HasPrefix(key, prefix) {
 			out = append(out, r.record(key))
 		}
 	}
@@ -202,9 +233,9 @@ func (s *MemStore) List(ctx context.Context, prefix string) ([]Record, error) {
 	return out, nil
 }
 
-// record gives r as the caller sees it; a nil r is no record.
+// record gives r as the caller sees it.
 func (r *memRecord) record(key string) Record {
-	if r == nil {
+	if r.free() {
 		return Record{}
 	}
 	t := r.terms
@@ -220,13 +251,9 @@ func (t *memTerms) equal(r *Record) bool {
 	return t.session == r.Session && t.owner == r.Owner && t.lock == r.Lock && t.boot == r.Boot && t.ttl == r.TTL && t.margin == r.Margin
 }
 
-// setTerms gives r the terms of next, shared where another record of the same
-// session has the same ones.
-func (s *MemStore) setTerms(r *memRecord, next *Record) {
-	old := r.terms
-	if old != nil && old.equal(next) {
-		return
-	}
+// termsOf gives the terms of next, shared where another record of the same session
+// has, or had a moment ago, the same ones.
+func (s *MemStore) termsOf(next *Record) *memTerms {
 	t := s.idle
 	if t == nil || !t.equal(next) {
 		t = s.terms[next.Session]
@@ -241,6 +268,16 @@ func (s *MemStore) setTerms(r *memRecord, next *Record) {
 		}
 		t = fresh
 	}
+	return t
+}
+
+// setTerms gives r the terms of next.
+func (s *MemStore) setTerms(r *memRecord, next *Record) {
+	old := r.terms
+	if old != nil && old.equal(next) {
+		return
+	}
+	t := s.termsOf(next)
 	t.refs++
 	r.terms = t
 	if old != nil {

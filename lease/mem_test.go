@@ -61,8 +61,83 @@ func TestTheTermsOfASessionAreForgottenWithItsRecords(t *testing.T) {
 			require.NoError(t, s.Delete(t.Context(), r))
 		}
 	}
-	assert.Empty(t, s.records)
+	assert.LessOrEqual(t, len(s.records), len(s.resting))
+	all, err := s.List(t.Context(), "")
+	require.NoError(t, err)
+	assert.Empty(t, all)
 	assert.LessOrEqual(t, len(s.terms), 1)
-	_, err := s.Swap(t.Context(), Record{}, Record{Key: "k"}, false)
+	_, err = s.Swap(t.Context(), Record{}, Record{Key: "k"}, false)
 	require.ErrorContains(t, err, "without a new token")
+}
+
+// Records that were deleted rest for a while where they were: nobody sees them, the
+// next one of their key has another token, and there are never many.
+func TestADeletedRecordThatRestsIsNone(t *testing.T) {
+	ctx := t.Context()
+	s := NewMemStore()
+	m := newManager(t, s)
+	var last uint64
+	for n := range 5 * len(s.resting) {
+		keys := []string{fmt.Sprint(n), fmt.Sprint(n / 2), "again"}
+		for i, key := range keys {
+			l, err := m.TryAcquire(ctx, key, &Options{Note: "a note"})
+			require.NoError(t, err)
+			require.Greater(t, l.Token(), last)
+			last = l.Token()
+			require.NoError(t, l.Release(ctx))
+			got, err := s.Load(ctx, key)
+			require.NoError(t, err)
+			require.Zero(t, got)
+			require.NoError(t, s.Delete(ctx, Record{Key: key, Token: last}), "nothing is there")
+			_, err = s.Swap(ctx, Record{Key: key, Token: last}, Record{Key: key}, false)
+			require.ErrorIs(t, err, ErrConflict)
+			_, err = s.Swap(ctx, Record{}, Record{Key: key}, false)
+			require.ErrorContains(t, err, "without a new token")
+			var rec Record
+			if i%2 == 0 {
+				rec, err = s.Claim(ctx, []string{key}, Record{Note: "another"})
+			} else {
+				rec, err = s.Swap(ctx, Record{}, Record{Key: key, Note: "another"}, true)
+			}
+			require.NoError(t, err)
+			require.Greater(t, rec.Token, last)
+			last = rec.Token
+			_, err = m.TryAcquire(ctx, key, nil)
+			require.ErrorIs(t, err, ErrHeld)
+			require.NoError(t, l.Release(ctx), "it does not touch another's record")
+			got, err = s.Load(ctx, key)
+			require.NoError(t, err)
+			require.Equal(t, "another", got.Note)
+			require.NoError(t, s.Delete(ctx, rec))
+		}
+		all, err := s.List(ctx, "")
+		require.NoError(t, err)
+		require.Len(t, all, 1, "the session's")
+		require.LessOrEqual(t, len(s.records), len(s.resting)+1)
+	}
+}
+
+// A lease that was granted in memory has a record like others: it is raised, taken
+// away and released as one.
+func TestALeaseGrantedInMemoryIsReleasedByItsToken(t *testing.T) {
+	ctx := t.Context()
+	s := NewMemStore()
+	m := newManager(t, s)
+	l, err := m.Acquire(ctx, "k", nil)
+	require.NoError(t, err)
+	_, err = l.Raise(ctx)
+	require.NoError(t, err)
+	require.NoError(t, l.Release(ctx))
+	_, err = m.TryAcquire(ctx, "k", nil)
+	require.NoError(t, err)
+
+	l, err = m.Acquire(ctx, "taken", nil)
+	require.NoError(t, err)
+	require.NoError(t, s.Delete(ctx, Record{Key: "taken", Token: l.Token()}))
+	other, err := s.Swap(ctx, Record{}, Record{Key: "taken"}, true)
+	require.NoError(t, err)
+	require.NoError(t, l.Release(ctx))
+	got, err := s.Load(ctx, "taken")
+	require.NoError(t, err)
+	require.Equal(t, other.Token, got.Token, "its successor is left alone")
 }

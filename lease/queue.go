@@ -230,7 +230,7 @@ func (m *Manager) turn(ctx context.Context, w *waiter, key string, o Options) (b
 		if !mine {
 			return false, nil, nil
 		}
-		l, err := m.newLease(ctx, key, o, time.Now())
+		l, err := m.newLease(ctx, key, o)
 		if err != nil {
 			return false, nil, err
 		}

@@ -25,6 +25,7 @@ type session struct {
 	// Guarded by m.mu.
 	gone bool
 	err  error
+	mem  *memTerms // what a MemStore makes of terms
 
 	// Of a fixed term.
 	lease *Lease

@@ -15,7 +15,7 @@ import (
 
 func leaseBars() []bar {
 	return append([]bar{
-		{pkg: "lease", name: "grant and release, to puddle", most: 2, stretch: 1, measure: leaseGrant},
+		{pkg: "lease", name: "grant among 100k leases, to puddle among as many", most: 2, stretch: 1, measure: leaseGrant},
 		{pkg: "lease", name: "bytes of each of 100k leases", most: 300, stretch: 150, unit: " B", measure: leaseBytes},
 		{pkg: "lease", name: "Check, to time.Now", most: 1.5, stretch: 0.7, measure: leaseCheck},
 	}, durableLeaseBars()...)
@@ -47,24 +47,41 @@ func puddlePool(size int32) (*puddle.Pool[int], error) {
 	})
 }
 
+// crowd is how many others are held meanwhile.
+const crowd = 100_000
+
+func crowdKey(i int) string { return "host/h1/slot/" + strconv.Itoa(i) }
+
 func leaseGrant(ctx context.Context, full bool) (value float64, note string, err error) {
 	m, end, err := manager()
 	if err != nil {
 		return 0, "", err
 	}
 	defer func() { err = keep(err, end()) }()
-	peers, err := puddlePool(8)
+	peers, err := puddlePool(crowd + 8)
 	if err != nil {
 		return 0, "", err
 	}
 	defer peers.Close()
+	for i := range crowd {
+		l, err := m.Acquire(ctx, crowdKey(i), nil)
+		if err != nil {
+			return 0, "", err
+		}
+		defer func() { err = keep(err, l.Release(context.WithoutCancel(ctx))) }()
+		r, err := peers.Acquire(ctx)
+		if err != nil {
+			return 0, "", err
+		}
+		defer r.Release() // before the pool is closed
+	}
 	n, rounds := 20_000, 15
 	if full {
 		n, rounds = 100_000, 31
 	}
 	return pairs(ctx, rounds, func(ctx context.Context) (time.Duration, error) {
 		return each(n, func() error {
-			l, err := m.Acquire(ctx, "host/h1/slot/0", nil)
+			l, err := m.Acquire(ctx, "host/h2/slot/0", nil)
 			if err != nil {
 				return err
 			}
@@ -83,10 +100,10 @@ func leaseGrant(ctx context.Context, full bool) (value float64, note string, err
 }
 
 func leaseBytes(ctx context.Context, _ bool) (value float64, note string, err error) {
-	const n = 100_000
+	const n = crowd
 	keys := make([]string, n)
 	for i := range keys {
-		keys[i] = "host/h1/slot/" + strconv.Itoa(i)
+		keys[i] = crowdKey(i)
 	}
 	held := make([]*lease.Lease, n)
 	m, end, err := manager()

@@ -54,7 +54,7 @@ func (b *postgres) setup(ctx context.Context, s *session) error {
 	settings := [][2]string{
 		{"statement_timeout", limit}, {"lock_timeout", limit}, {"idle_in_transaction_session_timeout", limit},
 		{"synchronous_commit", "on"}, {"default_transaction_isolation", "read committed"}, {"default_transaction_read_only", "off"},
-		{"plan_cache_mode", "force_generic_plan"}, {"enable_seqscan", "off"}, {"enable_bitmapscan", "off"},
+		{"plan_cache_mode", "force_generic_plan"}, {"enable_seqscan", "off"}, {"enable_bitmapscan", "off"}, {"jit", "off"},
 		{"standard_conforming_strings", "on"}, {"bullpen.notify", b.config.Channel},
 	}
 	// What a server sets beyond "on", such as remote_apply, is kept.
