@@ -1,18 +1,15 @@
 package libvirt
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
 
-	"github.com/bullpen-vm/bullpen/internal/atomicfile"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
 
 // The names in a machine's folder; see the package documentation.
@@ -77,52 +74,13 @@ type inputRecord struct {
 	Size   int64  `json:"size"`
 }
 
-// writeRecord replaces a file as a whole.
-func writeRecord(path string, v any) error {
-	return atomicfile.Write(path, 0o600, func(w io.Writer) error {
-		e := json.NewEncoder(w)
-		e.SetIndent("", "  ")
-		return e.Encode(v)
-	})
-}
+// writeRecord replaces a file, for good.
+func writeRecord(path string, v any) error { return hostdir.WriteRecord(path, v, true) }
 
-// writeBrief replaces a file as a whole, for what no computer's restart has to
-// outlive: the run of a machine does not either. It does not wait for the disk,
-// which takes longer than all else that the driver does for a start.
-func writeBrief(path string, v any) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp") // mode 0600
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(append(b, '\n'))
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
+// writeBrief replaces a file, for what no computer's restart has to outlive.
+func writeBrief(path string, v any) error { return hostdir.WriteRecord(path, v, false) }
 
-// readRecord reads a file whole; fs.ErrNotExist when there is none, or when
-// nothing of it is left: a power failure may do that to a brief one.
-func readRecord(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if len(bytes.Trim(b, "\x00")) == 0 {
-		return fmt.Errorf("%s is empty: %w", path, fs.ErrNotExist)
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s is damaged: %w", path, err)
-	}
-	return nil
-}
+func readRecord(path string, v any) error { return hostdir.ReadRecord(path, v) }
 
 // readSpec reads a machine's record; vm.ErrNotFound when it has no folder.
 func readSpec(dir, name string) (specRecord, error) {

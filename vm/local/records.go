@@ -1,10 +1,7 @@
 package local
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/bullpen-vm/bullpen/vm"
@@ -71,32 +68,7 @@ type inputRecord struct {
 
 // writeRecord replaces a file as a whole. It is synced first where it has to
 // survive the computer's sudden end, which is only what List needs.
-func writeRecord(path string, v any, sync bool) (err error) {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name()) // the first error is the one to tell
-		}
-	}()
-	_, err = f.Write(append(b, '\n'))
-	if err == nil && sync {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	return err
-}
+func writeRecord(path string, v any, sync bool) error { return hostdir.WriteRecord(path, v, sync) }
 
 // readRecord reads a file whole; fs.ErrNotExist when there is none.
 func readRecord(path string, v any) error { return hostdir.ReadRecord(path, v) }

@@ -3,9 +3,7 @@ package hostdir
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -65,18 +63,6 @@ func RemoveUnlocked(path string, check func() (bool, error), remove func(string)
 		err = remove(path)
 	}
 	return errors.Join(err, lock.Unlock())
-}
-
-// ReadRecord reads a file of JSON whole; fs.ErrNotExist when there is none.
-func ReadRecord(path string, v any) error {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, v); err != nil {
-		return fmt.Errorf("%s is damaged: %w", path, err)
-	}
-	return nil
 }
 
 // Tail gives at most the last n bytes of a file; nothing when there is none, or

@@ -84,3 +84,31 @@ func TestRecordsAndTailsOfFilesThatAreNotThere(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`{"A":`), 0o600))
 	require.ErrorContains(t, ReadRecord(path, &v), "is damaged")
 }
+
+func TestARecordIsReplacedWholeAndNoTemporaryFileStays(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for n, sync := range []bool{true, false} {
+		require.NoError(t, WriteRecord(path, map[string]int{"A": n}, sync))
+		var v struct{ A int }
+		require.NoError(t, ReadRecord(path, &v))
+		assert.Equal(t, n, v.A)
+		fi, err := os.Stat(path)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o600), fi.Mode().Perm())
+	}
+	require.Error(t, WriteRecord(path, make(chan int), true))
+	require.ErrorIs(t, WriteRecord(filepath.Join(dir, "none", "f"), 1, true), os.ErrNotExist)
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "folder", "full"), 0o700))
+	require.Error(t, WriteRecord(filepath.Join(dir, "folder"), 1, true), "a folder is not replaced")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 2, "%v", left)
+	// A power failure may leave nothing of what was not synced.
+	for _, nothing := range []string{"", "\x00\x00"} {
+		require.NoError(t, os.WriteFile(path, []byte(nothing), 0o600))
+		var v struct{ A int }
+		require.ErrorIs(t, ReadRecord(path, &v), os.ErrNotExist)
+	}
+}
