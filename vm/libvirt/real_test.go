@@ -137,6 +137,13 @@ func openEmbed(t testing.TB) (*Driver, initramfs.Guest) {
 	if p, ok := t.(*testing.T); ok {
 		p.Parallel()
 	}
+	return openEmbedAlone(t)
+}
+
+// openEmbedAlone is openEmbed of a test that counts what there is in this process:
+// no other runs at the same time.
+func openEmbedAlone(t testing.TB) (*Driver, initramfs.Guest) {
+	t.Helper()
 	g := testGuest(t)
 	d, err := Open(t.Context(), testConfig(t, embedURI()))
 	require.NoError(t, err)

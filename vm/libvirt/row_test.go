@@ -32,7 +32,7 @@ const mostSlope = 32 << 10
 // Each job has a clean machine and says back a word that only it was told. What
 // there is between jobs is the same at the end as at the beginning.
 func TestJobsInARowLeaveNothingBehindThatGrows(t *testing.T) {
-	d, g := openEmbed(t)
+	d, g := openEmbedAlone(t)
 	jobs := need.Soak(t, 6, 300)
 	require.NoError(t, vm.MakeParent(t.Context(), d, "row", guestSpec(g)))
 	t.Cleanup(func() { require.NoError(t, d.DropParent(context.Background(), "row")) })
