@@ -14,8 +14,9 @@ import (
 )
 
 // OpenHandle opens a guest that another process lends by Guest.Handle. It is
-// used like one that was acquired, for commands, copies and jobs (pool/runner);
-// Hold, Detach, snapshots and ownership are its lender's. Its Context ends when
+// used like one that was acquired, for commands, copies and jobs (pool/runner),
+// snapshots and screenshots where its machine has them; Hold, Detach, saving and
+// ownership are its lender's. Its Context ends when
 // the lender ends or has lost or released the guest; calls fail then with
 // ErrLenderGone, ErrReleased or the lease's error.
 //

@@ -14,13 +14,15 @@ import (
 )
 
 var (
-	_ vm.Machine   = (*farMachine)(nil)
-	_ vm.Waiter    = (*farMachine)(nil)
-	_ vm.Attacher  = (*farMachine)(nil)
-	_ vm.Addresser = (*farMachine)(nil)
-	_ vm.Consoler  = (*farMachine)(nil)
-	_ vm.Messenger = (*farMachine)(nil)
-	_ vm.Suspender = (*farMachine)(nil)
+	_ vm.Machine       = (*farMachine)(nil)
+	_ vm.Waiter        = (*farMachine)(nil)
+	_ vm.Attacher      = (*farMachine)(nil)
+	_ vm.Addresser     = (*farMachine)(nil)
+	_ vm.Consoler      = (*farMachine)(nil)
+	_ vm.Messenger     = (*farMachine)(nil)
+	_ vm.Suspender     = (*farMachine)(nil)
+	_ vm.Snapshotter   = (*farMachine)(nil)
+	_ vm.Screenshotter = (*farMachine)(nil)
 )
 
 // farMachine is the machine of a borrowed guest. All is done by the lender, with
@@ -52,6 +54,12 @@ func (m *farMachine) As(target any) bool {
 	case *vm.Suspender:
 		*t = m
 		return has(vm.CanSuspend)
+	case *vm.Snapshotter:
+		*t = m
+		return has(vm.CanSnapshot)
+	case *vm.Screenshotter:
+		*t = m
+		return has(vm.CanScreenshot)
 	}
 	return false
 }

@@ -113,6 +113,12 @@ const (
 	askAddresses = "addresses"
 	askSuspend   = "suspend"
 	askResume    = "resume"
+
+	askSnapshot       = "snapshot"
+	askRevert         = "revert"
+	askSnapshots      = "snapshots"
+	askDeleteSnapshot = "delete snapshot"
+	askScreenshot     = "screenshot" // then the picture comes in moves
 )
 
 // request is the head of the first message of a connection.
@@ -125,6 +131,7 @@ type request struct {
 	N       int    `json:"n,omitempty"`       // of askDisk, askInsert, askEject, askConsole
 	Digest  string `json:"digest,omitempty"`  // of askInsert
 	Size    int64  `json:"size,omitempty"`    // of askInsert
+	Name    string `json:"name,omitempty"`    // of a snapshot
 	Channel string `json:"channel,omitempty"` // of askChannel: what the relay's hello is to say
 }
 
@@ -135,6 +142,7 @@ type answer struct {
 	Info        *vm.Info      `json:"info,omitempty"`
 	End         *vm.End       `json:"end,omitempty"`
 	Addresses   []string      `json:"addresses,omitempty"`
+	Names       []string      `json:"names,omitempty"`       // to askSnapshots
 	Size        int64         `json:"size,omitempty"`        // to askDisk
 	Incarnation string        `json:"incarnation,omitempty"` // to askChannel
 }
@@ -158,6 +166,7 @@ const (
 	moveWrite = "write"
 	moveSync  = "sync"
 	moveDone  = "done"
+	moveData  = "data" // of a picture
 )
 
 // move is the head of a message after the first ones.
@@ -166,6 +175,8 @@ type move struct {
 	Off  int64         `json:"off,omitempty"`
 	N    int           `json:"n,omitempty"`
 	Err  *loan.Failure `json:"err,omitempty"`
+	// Media is the type of a picture, with its moveDone.
+	Media string `json:"media,omitempty"`
 	// Of an attachment: the reason of a Release, and whether it says that the
 	// machine is broken.
 	Reason string `json:"reason,omitempty"`

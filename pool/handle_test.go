@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/bullpen-vm/bullpen/lease"
+	"github.com/bullpen-vm/bullpen/pool/internal/loan"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/fake"
 	"github.com/bullpen-vm/bullpen/vm/local"
@@ -414,6 +415,111 @@ func TestABorrowedMachineIsStoppedSuspendedAndStartedByItsLender(t *testing.T) {
 	require.ErrorIs(t, m.Start(t.Context()), vm.ErrState, "errors can be tested for")
 	require.NoError(t, m.Stop(t.Context()))
 	require.NoError(t, m.Destroy(t.Context()))
+}
+
+func TestABorrowedMachinesSnapshotsAndScreenAreTheLendersOwn(t *testing.T) {
+	t.Parallel()
+	l := lend(t, fakeDriver(), lease.Config{})
+	g, err := OpenHandle(t.Context(), l.text)
+	require.NoError(t, err)
+	defer g.Release(t.Context(), nil)
+	m := g.Machine()
+	s, ok := vm.As[vm.Snapshotter](m)
+	require.True(t, ok)
+	require.NoError(t, s.Snapshot(t.Context(), "before"))
+	require.ErrorIs(t, s.Snapshot(t.Context(), "before"), vm.ErrExists)
+	own, _ := vm.As[vm.Snapshotter](l.guest.Machine())
+	there, err := own.Snapshots(t.Context())
+	require.NoError(t, err)
+	require.Contains(t, there, "before")
+	useOnce(t, g)
+	require.ErrorIs(t, vm.ProveClean(t.Context(), l.guest.Machine()), vm.ErrDirty)
+	require.NoError(t, s.Revert(t.Context(), "before"))
+	require.NoError(t, vm.ProveClean(t.Context(), l.guest.Machine()), "the use was undone")
+	borrowed, err := s.Snapshots(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, there, borrowed)
+	require.NoError(t, s.DeleteSnapshot(t.Context(), "before"))
+	require.ErrorIs(t, s.Revert(t.Context(), "before"), vm.ErrNotFound)
+
+	c, ok := vm.As[vm.Screenshotter](m)
+	require.True(t, ok)
+	var want, got bytes.Buffer
+	ownScreen, _ := vm.As[vm.Screenshotter](l.guest.Machine())
+	_, err = ownScreen.Screenshot(t.Context(), &want)
+	require.NoError(t, err)
+	media, err := c.Screenshot(t.Context(), &got)
+	require.NoError(t, err)
+	require.Equal(t, "image/png", media)
+	require.Equal(t, want.Bytes(), got.Bytes())
+	_, err = c.Screenshot(t.Context(), fullWriter{})
+	require.ErrorIs(t, err, errTest, "the borrower's own writer")
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err = c.Screenshot(gone, io.Discard)
+	require.ErrorIs(t, err, context.Canceled)
+	require.NoError(t, m.Kill(t.Context()))
+	_, err = c.Screenshot(t.Context(), io.Discard)
+	require.ErrorIs(t, err, vm.ErrState, "errors can be tested for")
+
+	require.NoError(t, l.guest.Release(t.Context(), nil))
+	<-g.Context().Done()
+	_, err = c.Screenshot(t.Context(), io.Discard)
+	require.ErrorIs(t, err, ErrReleased)
+	require.ErrorIs(t, s.Snapshot(t.Context(), "late"), ErrReleased)
+	_, err = s.Snapshots(t.Context())
+	require.ErrorIs(t, err, ErrReleased)
+}
+
+func TestAPictureThatNeverComesEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	l := lend(t, fakeDriver(fake.Fault{Op: vm.OpScreenshot, Hang: true}), lease.Config{})
+	g, err := OpenHandle(t.Context(), l.text)
+	require.NoError(t, err)
+	defer g.Release(t.Context(), nil)
+	c, ok := vm.As[vm.Screenshotter](g.Machine())
+	require.True(t, ok)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err = c.Screenshot(ctx, io.Discard)
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	told := make(chan error, 1)
+	go func() { _, err := c.Screenshot(t.Context(), io.Discard); told <- err }()
+	require.NoError(t, l.guest.Release(t.Context(), nil), "and with the guest")
+	require.ErrorIs(t, <-told, ErrReleased)
+}
+
+type fullWriter struct{}
+
+func (fullWriter) Write([]byte) (int, error) { return 0, errTest }
+
+// A machine that has no snapshots and no screen has none for its borrowers, and a
+// picture of any size comes whole.
+func TestABorrowerHasWhatTheMachineHas(t *testing.T) {
+	t.Parallel()
+	l := lend(t, fake.New(fake.Config{Without: vm.CanSnapshot | vm.CanScreenshot}), lease.Config{})
+	g, err := OpenHandle(t.Context(), l.text)
+	require.NoError(t, err)
+	defer g.Release(t.Context(), nil)
+	require.Equal(t, lendable&^(vm.CanSnapshot|vm.CanScreenshot), vm.Capabilities(g.Machine()))
+	far := &farMachine{l: g.loan} // what the borrower's side would refuse, the lender's refuses too
+	_, err = far.Screenshot(t.Context(), io.Discard)
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorIs(t, far.Snapshot(t.Context(), "x"), errors.ErrUnsupported)
+	var wire bytes.Buffer
+	picture := bytes.Repeat([]byte("0123456789abcdef"), (2*loan.MaxPayload+5)/16+1)
+	n, err := dataWriter{&wire}.Write(picture)
+	require.NoError(t, err)
+	require.Len(t, picture, n)
+	var got []byte
+	for wire.Len() > 0 {
+		var q move
+		piece, err := loan.Read(&wire, &q)
+		require.NoError(t, err)
+		require.Equal(t, moveData, q.What)
+		got = append(got, piece...)
+	}
+	require.Equal(t, picture, got)
 }
 
 func TestABorrowedMachinesDisksAndInputsAreTheLendersOwn(t *testing.T) {

@@ -223,6 +223,8 @@ func (s *service) do(r request) error {
 		return s.disk(r)
 	case askInsert:
 		return s.insert(r)
+	case askScreenshot:
+		return s.screenshot()
 	}
 	// The borrower says nothing more: what can be read is its end.
 	ctx, cancel := s.during()
@@ -293,6 +295,17 @@ func (s *service) ask(ctx context.Context, r request) (a answer, payload []byte,
 		err = with(m, func(c vm.Attacher) error { return c.Eject(ctx, r.N) })
 	case askSuspend:
 		err = with(m, func(c vm.Suspender) error { return c.Suspend(ctx) })
+	case askSnapshot:
+		err = with(m, func(c vm.Snapshotter) error { return c.Snapshot(ctx, r.Name) })
+	case askRevert:
+		err = with(m, func(c vm.Snapshotter) error { return c.Revert(ctx, r.Name) })
+	case askSnapshots:
+		err = with(m, func(c vm.Snapshotter) error {
+			a.Names, err = c.Snapshots(ctx)
+			return err
+		})
+	case askDeleteSnapshot:
+		err = with(m, func(c vm.Snapshotter) error { return c.DeleteSnapshot(ctx, r.Name) })
 	case askResume:
 		err = with(m, func(c vm.Suspender) error { return c.Resume(ctx) })
 	default:

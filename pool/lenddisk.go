@@ -12,7 +12,8 @@ import (
 
 // lendable are the capabilities of a machine that a borrower may have: what is
 // left out is its lender's.
-const lendable = vm.CanWait | vm.CanAttach | vm.CanAddress | vm.CanConsole | vm.CanMessage | vm.CanSuspend
+const lendable = vm.CanWait | vm.CanAttach | vm.CanAddress | vm.CanConsole | vm.CanMessage | vm.CanSuspend |
+	vm.CanSnapshot | vm.CanScreenshot
 
 // attach keeps a borrower told, and listens to its reason for giving the guest
 // back.
@@ -140,6 +141,43 @@ func (s *service) insert(r request) error {
 	})
 	_ = loan.Write(s.conn, move{What: moveDone, Err: loan.Tell(because(ctx, err), codes)}, nil)
 	return nil
+}
+
+// screenshot tells a picture of the machine's screen as the driver writes it.
+func (s *service) screenshot() error {
+	ctx, cancel := s.during()
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() { _ = s.conn.Close() })
+	defer stop()
+	gone := make(chan struct{})
+	go func() { // the borrower says nothing more: what can be read is its end
+		defer close(gone)
+		_, _ = s.conn.Read(make([]byte, 1))
+		cancel(errBorrower)
+	}()
+	var media string
+	err := with(s.guest.Machine(), func(c vm.Screenshotter) (err error) {
+		media, err = c.Screenshot(ctx, dataWriter{s.conn})
+		return err
+	})
+	_ = loan.Write(s.conn, move{What: moveDone, Media: media, Err: loan.Tell(because(ctx, err), codes)}, nil)
+	_ = s.conn.Close()
+	<-gone
+	return nil
+}
+
+// dataWriter makes moves of what is written.
+type dataWriter struct{ conn io.Writer }
+
+func (w dataWriter) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		part := b[n:min(len(b), n+loan.MaxPayload)]
+		if err := loan.Write(w.conn, move{What: moveData}, part); err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
 }
 
 // farImage is a borrower's image.

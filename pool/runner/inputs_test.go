@@ -31,6 +31,8 @@ func TestATaskIsRunWhereItsInputsAre(t *testing.T) {
 	one, two := image(t, "one"), image(t, "two")
 	jobs := map[string]diskio.Job{
 		"none": {},
+		"one":  {Inputs: []diskio.Input{{Name: "a", Image: one}}},
+		"two":  {Inputs: []diskio.Input{{Name: "a", Image: two}}},
 		"both": {Inputs: []diskio.Input{{Name: "a", Image: two}, {Name: "b", Image: one}, {Name: "c", Image: two}, {Name: "d"}}},
 	}
 	digests := runner.Inputs(jobs["both"], jobs["none"], jobs["both"])
@@ -39,12 +41,10 @@ func TestATaskIsRunWhereItsInputsAre(t *testing.T) {
 	require.Empty(t, runner.Inputs())
 	synctest.Test(t, func(t *testing.T) {
 		c := pool.Config{Templates: []pool.Template{{Name: "x", Ready: 16}}}
-		for _, id := range []string{"h0", "h1"} {
-			h := fake.NewHypervisor(fake.Config{HostID: id})
+		for _, in := range []*diskio.Image{one, two} {
+			h := fake.NewHypervisor(fake.Config{HostID: "of " + in.Digest()})
 			defer h.Close()
-			if id == "h1" {
-				h.Stock(digests...)
-			}
+			h.Stock(in.Digest())
 			d := h.Driver()
 			defer d.Close()
 			c.Hosts = append(c.Hosts, pool.Host{Driver: d, Slots: 8})
@@ -58,11 +58,11 @@ func TestATaskIsRunWhereItsInputsAre(t *testing.T) {
 			w.Inputs = runner.Inputs(jobs[d.Task])
 			return w
 		}})
-		for range 2 {
-			w, err := source.Worker(t.Context(), runner.Demand{Task: "both"})
+		for _, name := range []string{"one", "one", "two", "two"} {
+			w, err := source.Worker(t.Context(), runner.Demand{Task: name})
 			require.NoError(t, err)
-			require.Equal(t, "h1", w.Info().Labels["host"])
 			defer w.Release(t.Context(), nil)
+			require.Equal(t, "of "+jobs[name].Inputs[0].Image.Digest(), w.Info().Labels["host"])
 		}
 	})
 }
