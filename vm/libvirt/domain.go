@@ -221,20 +221,14 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 	for n := range s.JobDisks {
 		addDisk(dev, d.file(jobDiskFile(n)), "raw", "unsafe", fmt.Sprintf("bullpen-job-%d", n), false, &libvirtxml.DomainDiskBackingStore{})
 	}
+	if m := dom.OS.Type.Machine; d.target.remote() && s.Inputs > 0 && m != "pc" && !strings.HasPrefix(m, "pc-i440fx") {
+		// Only the root bus of pc takes devices without a port that waits for them;
+		// libvirt gives the ports to the devices that are there first.
+		dev.Controllers = append(dev.Controllers, pciPorts(len(dev.Disks)+s.Inputs+4)...)
+	}
 	for place := range s.Inputs {
 		if d.target.remote() {
-			// It is plugged in when there is one: see farInsert. Only the root bus of
-			// pc takes devices without a port that waits for them; libvirt gives the
-			// free ports to the devices that are there first.
-			if m := dom.OS.Type.Machine; m != "pc" && !strings.HasPrefix(m, "pc-i440fx") {
-				if place == 0 {
-					for range len(dev.Disks) + 4 {
-						dev.Controllers = append(dev.Controllers, rootPort())
-					}
-				}
-				dev.Controllers = append(dev.Controllers, rootPort())
-			}
-			continue
+			break // they are plugged in when there are any: see farInsert
 		}
 		addDisk(dev, d.file(inputFile(place)), "raw", "writeback", inputSerial(place), true, &libvirtxml.DomainDiskBackingStore{})
 	}
@@ -261,8 +255,17 @@ func fillGuest(dom *libvirtxml.Domain, d described) {
 	}}
 }
 
-func rootPort() libvirtxml.DomainController {
-	return libvirtxml.DomainController{Type: "pci", Model: "pcie-root-port"}
+// pciPorts are a PCIe root and ports of it.
+func pciPorts(n int) []libvirtxml.DomainController {
+	all := make([]libvirtxml.DomainController, 0, n+1)
+	for index := range uint(n) + 1 {
+		model := "pcie-root-port"
+		if index == 0 {
+			model = "pcie-root"
+		}
+		all = append(all, libvirtxml.DomainController{Type: "pci", Index: &index, Model: model})
+	}
+	return all
 }
 
 // inputSerial is by which the guest finds a place.

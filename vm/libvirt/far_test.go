@@ -228,6 +228,7 @@ func TestAMachineOnAnotherComputerIsRevertedInPlace(t *testing.T) {
 	daemon, g := newDaemon(t)
 	c := daemon.conf()
 	c.URI = daemon.overSSH()
+	c.MachineType = "q35" // whose bus takes no device without a port
 	d, err := Open(t.Context(), c)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, d.Close()) })
