@@ -117,6 +117,29 @@ func TestADeletedRecordThatRestsIsNone(t *testing.T) {
 	}
 }
 
+func TestARecordThatRestedIsHeldLikeOthers(t *testing.T) {
+	ctx := t.Context()
+	s := NewMemStore()
+	m := newManager(t, s)
+	var l *Lease
+	for range 2 { // the second time it has rested
+		if l != nil {
+			require.NoError(t, l.Release(ctx))
+		}
+		var err error
+		l, err = m.Acquire(ctx, "held", nil)
+		require.NoError(t, err)
+	}
+	for n := range 3 * len(s.resting) {
+		other, err := m.Acquire(ctx, fmt.Sprint(n), nil)
+		require.NoError(t, err)
+		require.NoError(t, other.Release(ctx))
+		got, err := s.Load(ctx, "held")
+		require.NoError(t, err)
+		require.Equal(t, l.Token(), got.Token, "after %d others have rested", n+1)
+	}
+}
+
 // A lease that was granted in memory has a record like others: it is raised, taken
 // away and released as one.
 func TestALeaseGrantedInMemoryIsReleasedByItsToken(t *testing.T) {
