@@ -271,10 +271,14 @@ func TestSoakLibvirtdIsKilledInTheMiddleOfEachOperation(t *testing.T) {
 			names, err := m.Snapshots(t.Context())
 			require.NoError(t, err)
 			assert.Empty(t, names, "no half snapshot")
-			info, err := m.Info(t.Context())
-			require.NoError(t, err)
-			if info.State != vm.StateRunning { // it was saved, and nobody heard
-				require.Equal(t, vm.StateStopped, info.State)
+			state := vm.StateUnknown
+			require.Eventually(t, func() bool { // it is paused until libvirtd has found out that it was to be saved
+				info, err := m.Info(t.Context())
+				state = info.State
+				return err == nil && state != vm.StatePaused
+			}, time.Minute, 20*time.Millisecond)
+			if state != vm.StateRunning { // it was saved, and nobody heard
+				require.Equal(t, vm.StateStopped, state)
 				require.NoError(t, m.Start(t.Context()))
 			}
 			require.NoError(t, vm.ProveClean(t.Context(), m))
