@@ -16,8 +16,9 @@ import (
 	"github.com/bullpen-vm/bullpen/vm/fake"
 )
 
-// Each fault of the fake, in each state of a machine: waits end, nothing is
-// shared, nothing leaks, and once it is healed the pool works again.
+// Each fault of the fake, in each state of a machine and for each way to renew it:
+// waits end, nothing is shared, nothing leaks, and once it is healed the pool works
+// again.
 func TestEachFaultInEachState(t *testing.T) {
 	t.Parallel()
 	type kind struct {
@@ -33,38 +34,61 @@ func TestEachFaultInEachState(t *testing.T) {
 		{"hang", fake.Fault{Hang: true, Times: 3}},
 		{"delay", fake.Fault{Delay: 30 * time.Second}},
 	}
-	var faults []kind
-	for _, op := range []string{vm.OpCreate, vm.OpStart, vm.OpDestroy, vm.OpList, vm.OpInfo, vm.OpOpen, vm.OpWait} {
-		for _, k := range kinds {
-			if op == vm.OpDestroy && k.name == "not found" {
-				continue // it says that the machine is gone: then nobody can know better
-			}
-			k.fault.Op = op
-			faults = append(faults, kind{op + " " + k.name, k.fault})
-		}
-	}
-	for name, g := range map[string]fake.Guest{
+	guests := map[string]fake.Guest{
 		"boot fails": {Fail: true}, "silent": {Silent: true}, "deaf": {Deaf: true}, "wrong hello": {WrongHello: true},
 		"other hello": {OtherHello: true}, "dirty": {Dirty: "job 7"}, "crash in boot": {Crash: true}, "slow": {Slow: time.Minute},
 		"crash when ready": {Crash: true, CrashAfter: 30 * time.Second}, "powers off": {PowerOff: 20 * time.Second}, "second boot": {SecondBoot: true},
-	} {
-		faults = append(faults, kind{"guest " + name, fake.Fault{Op: vm.OpStart, Guest: g}})
 	}
-	states := []string{"new", "booting", "ready", "held", "renewing", "idle out", "closing"}
-	for _, f := range faults {
-		for _, state := range states {
-			t.Run(f.name+" while "+state, func(t *testing.T) {
-				bubble(t, func(t *testing.T) { underFault(t, state, f.fault) })
-			})
+	states := []string{"new", "booting", "ready", "held", "renewing", "idle out", "closing", "closing and renewing"}
+	// Which operations each way to renew needs; those that all need are with the first.
+	for _, way := range []struct {
+		rung vm.Rung
+		ops  []string
+		boot string // what boots a guest
+	}{
+		{vm.RungCold, []string{
+			vm.OpCreate, vm.OpStart, vm.OpDestroy, vm.OpList, vm.OpInfo, vm.OpOpen, vm.OpWait, vm.OpChannel, vm.OpReady, vm.OpPing,
+		}, vm.OpStart},
+		{vm.RungRevert, []string{vm.OpSnapshot, vm.OpRevert, vm.OpInfo, vm.OpEject}, vm.OpRevert},
+		{vm.RungFork, []string{vm.OpFork, vm.OpParents, vm.OpStock}, vm.OpFork},
+	} {
+		var faults []kind
+		for _, op := range way.ops {
+			for _, k := range kinds {
+				if op == vm.OpDestroy && k.name == "not found" {
+					continue // it says that the machine is gone: then nobody can know better
+				}
+				k.fault.Op = op
+				faults = append(faults, kind{op + " " + k.name, k.fault})
+			}
+		}
+		for name, g := range guests {
+			faults = append(faults, kind{"guest " + name, fake.Fault{Op: way.boot, Guest: g}})
+		}
+		for _, f := range faults {
+			for _, state := range states {
+				t.Run(fmt.Sprintf("%s/%s while %s", way.rung, f.name, state), func(t *testing.T) {
+					bubble(t, func(t *testing.T) { underFault(t, way.rung, state, f.fault) })
+				})
+			}
 		}
 	}
 }
 
-func underFault(t *testing.T, state string, fault fake.Fault) {
+func underFault(t *testing.T, way vm.Rung, state string, fault fake.Fault) {
 	h := hypervisor("h")
+	a := Template{Name: "a", Ready: 1, Idle: IdleFor(time.Minute), BootTimeout: 2 * time.Minute, RenewTimeout: 2 * time.Minute}
+	op := vm.OpCreate // which only the other template and its renewals call, if this way works
+	switch way {
+	case vm.RungRevert:
+		a.Snapshot, a.Probe, op = "clean", snapshotOnce, vm.OpRevert
+	case vm.RungFork:
+		a.Parent, op = "p", vm.OpFork
+		withParent(t, h, "p")
+	}
 	w := start(t, Config{
-		Templates: []Template{{Name: "a", Ready: 1, Idle: IdleFor(time.Minute), BootTimeout: 2 * time.Minute, RenewTimeout: 2 * time.Minute}, {Name: "b"}},
-		Hosts:     []Host{{Slots: 2}}, Poll: 5 * time.Minute,
+		Templates: []Template{a, {Name: "b"}},
+		Hosts:     []Host{{Slots: 2, Keepalive: 2 * time.Minute}}, Poll: 5 * time.Minute,
 	}, h)
 	var g *Guest
 	hit := func() { h.Inject(fault) }
@@ -95,8 +119,11 @@ func underFault(t *testing.T, state string, fault fake.Fault) {
 		time.Sleep(10 * time.Second)
 		hit()
 		time.Sleep(time.Minute)
-	case "closing":
+	case "closing", "closing and renewing":
 		time.Sleep(10 * time.Second)
+		if state != "closing" {
+			w.release(w.acquire(Want{Template: "a"}))
+		}
 		hit()
 		defer time.AfterFunc(20*time.Second, h.Heal).Stop()
 		require.NoError(t, w.Close(t.Context()))
@@ -119,6 +146,7 @@ func underFault(t *testing.T, state string, fault fake.Fault) {
 				}
 				// The machine itself may be a victim by now; the hand-out is not.
 				assert.NoError(t, g.fence())
+				soil(t, g)
 				time.Sleep(10 * time.Second)
 				assert.NoError(t, g.Release(t.Context(), nil))
 			}
@@ -139,7 +167,19 @@ func underFault(t *testing.T, state string, fault fake.Fault) {
 	time.Sleep(20 * time.Minute)
 	require.Equal(t, 1, w.Stats().Ready, w)
 	require.LessOrEqual(t, h.Peak(), 2)
+	require.Positive(t, h.Calls(op), "the way was not gone")
 	w.finish()
+}
+
+// soil makes a machine dirty that must be clean, where it still answers.
+func soil(t *testing.T, g *Guest) {
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := vm.ProveClean(ctx, g.Machine()); err != nil {
+		assert.NotErrorIs(t, err, vm.ErrDirty, "handed out dirty")
+		return
+	}
+	_, _ = g.Exec(ctx, vm.Command{Argv: []string{"true"}})
 }
 
 // FIELD (c) 14: retried every 5 s for ever; and waiters who are never told.

@@ -50,6 +50,36 @@ func TestAnAccountHasNoMoreThanItsQuotaAndStopsNobodyElse(t *testing.T) {
 	})
 }
 
+// FIELD (c) 14 the other way round: what is given back twice is no limit any more.
+func TestAWaitThatEndsGivesItsQuotaBackOnce(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{Templates: one("a"), Quotas: map[string]int{"dev": 2}, Hosts: []Host{{Slots: 3}}}, hypervisor("h"))
+		defer w.finish()
+		held := w.acquire(Want{Account: "dev"}) // so that the account is remembered
+		var others []*Guest
+		for range 2 {
+			others = append(others, w.acquire(Want{}))
+		}
+		_, err := w.Acquire(t.Context(), Want{Account: "dev", Timeout: time.Minute})
+		require.ErrorIs(t, err, ErrTimeout)
+		ticket, err := w.Request(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		synctest.Wait()
+		ticket.Cancel()
+		synctest.Wait()
+		for _, g := range others {
+			w.release(g)
+		}
+		time.Sleep(time.Minute)
+		second, err := w.TryAcquire(t.Context(), Want{Account: "dev"})
+		require.NoError(t, err)
+		_, err = w.TryAcquire(t.Context(), Want{Account: "dev"})
+		require.ErrorIs(t, err, ErrQuota, "two are out")
+		w.release(second)
+		w.release(held)
+	})
+}
+
 func TestReloadChangesQuotas(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		c := Config{Templates: one("a"), Hosts: []Host{{Slots: 4}}}
