@@ -5,6 +5,7 @@ package poolproof
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
@@ -75,9 +76,9 @@ namespaces = []
 auth_unix_ro = "none"
 unix_sock_rw_perms = "0700"
 unix_sock_dir = %q
-host_uuid = "8f2d3c52-90f9-4b1c-9d7c-0a1b2c3d4e60"
+host_uuid = %q
 log_outputs = "3:file:%s/log/libvirtd.log"
-`, filepath.Join(dir, "sock"), dir))
+`, filepath.Join(dir, "sock"), hostUUID(dir), dir))
 	script := "mount --make-rprivate / &&"
 	for _, b := range [][2]string{{"etc", "/etc/libvirt"}, {"run", "/run/libvirt"}, {"lib", "/var/lib/libvirt"}, {"log", "/var/log/libvirt"}, {"cache", "/var/cache/libvirt"}} {
 		script += fmt.Sprintf(" mkdir -p %s && mount --bind %s/%s %s &&", b[1], dir, b[0], b[1])
@@ -104,6 +105,12 @@ log_outputs = "3:file:%s/log/libvirtd.log"
 		return err == nil && d.Close() == nil
 	}, time.Minute, 100*time.Millisecond, "libvirtd does not answer")
 	return uri
+}
+
+// hostUUID is libvirt's name of a computer, by which drivers tell hosts apart.
+func hostUUID(dir string) string {
+	b := sha256.Sum256([]byte(dir))
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:16])
 }
 
 // emulators gives the processes of QEMU whose arguments name a folder.
