@@ -141,6 +141,9 @@ func (m *machine) keep(ctx context.Context, spec specRecord, name string) (err e
 		err = freeze(ctx)
 	}
 	if err == nil {
+		err = context.Cause(ctx) // nobody waits for it any more
+	}
+	if err == nil {
 		err = full(writeRecord(filepath.Join(dir, snapshotFile), rec))
 	}
 	if err == nil {

@@ -271,3 +271,50 @@ func TestTheSnapshotsOfAMachineFarAwayAreVolumesThere(t *testing.T) {
 	assert.Less(t, len(volumesOf(t, h)), before, "all but the input's")
 	assert.Equal(t, len(inputsOf(t, h)), len(volumesOf(t, h)))
 }
+
+// What comes to be after its caller has left is taken back.
+func TestASnapshotThatComesTooLateIsForgottenAndTheMachineGoesOn(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	ready(t, m)
+	for _, op := range []string{"save", "restore"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		h.hooks(nil, func(o, _ string) error {
+			if o == op {
+				cancel()
+			}
+			return nil
+		})
+		require.ErrorIs(t, m.Snapshot(ctx, "late"), context.Canceled, op)
+		h.hooks(nil, nil)
+		// Which waits for the other to be through.
+		require.ErrorIs(t, m.DeleteSnapshot(t.Context(), "late"), vm.ErrNotFound, op)
+		info, err := m.Info(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, vm.StateRunning, info.State, op)
+		require.NoError(t, vm.ProveClean(t.Context(), m), op)
+	}
+	require.NoError(t, m.Snapshot(t.Context(), "late"), "the name is free")
+}
+
+func TestARevertThatComesTooLateLeavesTheMachineOff(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	ready(t, m)
+	require.NoError(t, m.Snapshot(t.Context(), "clean"))
+	ctx, cancel := context.WithCancel(t.Context())
+	h.hooks(nil, func(op, _ string) error {
+		if op == "restore" {
+			cancel()
+		}
+		return nil
+	})
+	require.ErrorIs(t, m.Revert(ctx, "clean"), context.Canceled)
+	h.hooks(nil, nil)
+	require.NoError(t, m.Kill(t.Context())) // waits for the revert to be through
+	info, err := m.Info(t.Context())
+	require.NoError(t, err)
+	assert.Equal(t, vm.StateStopped, info.State)
+	require.NoError(t, m.Revert(t.Context(), "clean"))
+	require.NoError(t, vm.ProveClean(t.Context(), m))
+}

@@ -16,7 +16,7 @@ import (
 func (m *machine) Snapshot(ctx context.Context, name string) error {
 	if m.keeps() {
 		late := func(struct{}) {
-			if err := m.forget(m.d.calls.Context(), name); err != nil {
+			if err := m.forget(m.d.calls.Context(), name); err != nil && !errors.Is(err, vm.ErrNotFound) {
 				m.d.log.Warn("a snapshot that was made too late cannot be removed", "machine", m.id, "snapshot", name, "err", err)
 			}
 		}
