@@ -65,6 +65,24 @@ func TestOnlyIdleMachinesAreRecycledForTheirAge(t *testing.T) {
 	})
 }
 
+// The same beside an idle machine of the template, which does go for its age.
+func TestAMachineInUseOutlivesIdleOnesOfItsTemplate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		w := start(t, Config{
+			Templates: []Template{{Name: "a", Ready: 1, MostAge: time.Hour, Idle: IdleFor(time.Minute)}}, Hosts: []Host{{Slots: 2}},
+		}, hypervisor("h"))
+		defer w.finish()
+		g := w.acquire(Want{})
+		time.Sleep(5 * time.Hour)
+		require.Greater(t, w.hyper[0].Made(), 4, "the idle one was made anew each hour")
+		require.NoError(t, g.Context().Err())
+		exit, err := g.Exec(t.Context(), vm.Command{Argv: []string{"true"}})
+		require.NoError(t, err)
+		require.True(t, exit.OK())
+		w.release(g)
+	})
+}
+
 func TestAMachineIsRevertedUntilItsMostUses(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		w := start(t, Config{Templates: []Template{{
