@@ -144,6 +144,31 @@ func TestAnExpiredRenewalThatIsAcknowledgedLateDoesNotCount(t *testing.T) {
 	})
 }
 
+// The watchdog may be late, as after a SIGSTOP: then the answer finds the deadline
+// passed and nobody told. What a Check refused, or would have, stays refused.
+func TestARenewalThatIsAcknowledgedBeforeTheWatchdogWakesRevivesNothing(t *testing.T) {
+	for _, checked := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newManager(t, NewMemStore())
+			s := &session{m: m, key: "session/stopped", kick: make(chan struct{}, 1)}
+			s.deadline.Store(m.clock.now() + int64(m.config.TTL))
+			time.Sleep(m.config.TTL - time.Second)
+			start := m.clock.now()
+			require.True(t, s.acked(start), "in time")
+			time.Sleep(m.config.TTL - time.Nanosecond)
+			start = m.clock.now()
+			require.True(t, s.check(start), "a nanosecond before the deadline")
+			time.Sleep(time.Nanosecond)
+			if checked {
+				require.False(t, s.check(m.clock.now()))
+			}
+			require.False(t, s.acked(start))
+			require.False(t, s.check(m.clock.now()))
+			require.Len(t, s.kick, 1, "the watchdog is told")
+		})
+	}
+}
+
 func TestAnAnswerThatWasBegunInTimeAndComesLateInTimeCountsFromItsStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := newFaulty(NewMemStore())
