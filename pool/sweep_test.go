@@ -52,6 +52,13 @@ func TestReconcileDestroysLeftoversByTheTwoRulesAndNothingElse(t *testing.T) {
 		owned(t, d, "leased", vm.Owner{Pool: "q", Store: id, Slot: slotKey("h", 5), Token: l.Token()})
 		owned(t, d, "orphan", vm.Owner{Pool: "q", Store: id, Slot: slotKey("h", 4)})
 		owned(t, d, "slot0", vm.Owner{Pool: "q", Store: id, Slot: slotKey("h", 0)})
+		owned(t, d, "nobodys", vm.Owner{})
+		change(t, h, func(i vm.Info) vm.Owner {
+			if i.ID == "nobodys" {
+				return vm.Owner{} // made by hand, or by another program
+			}
+			return i.Owner
+		})
 		p, err := New(Config{Name: "p", Leases: m, Templates: []Template{{Name: "a", Ready: 1}}, Hosts: []Host{{Driver: d, Slots: 1}}})
 		require.NoError(t, err)
 		time.Sleep(5 * time.Second)
@@ -60,20 +67,21 @@ func TestReconcileDestroysLeftoversByTheTwoRulesAndNothingElse(t *testing.T) {
 		require.NotContains(t, names, "slot0", "older incarnations in a slot go before a new one is made")
 		found, err := p.Reconcile(t.Context(), ReconcileOptions{DryRun: true})
 		require.NoError(t, err)
-		require.Len(t, found, 5)
+		require.Len(t, found, 6)
 		verdicts := map[string]string{}
 		for _, f := range found {
 			verdicts[string(f.Machine.ID)] = f.Verdict
 			require.False(t, f.Destroyed)
 		}
 		require.Equal(t, "foreign", verdicts["foreign"])
+		require.Equal(t, "foreign", verdicts["nobodys"])
 		require.Equal(t, "leave", verdicts["namesake"])
 		require.Equal(t, "wait", verdicts["leased"])
 		require.Equal(t, "wait", verdicts["orphan"])
 		time.Sleep(2 * DefaultPoll)
 		names = listed(t, d)
 		require.NotContains(t, names, "orphan")
-		for _, kept := range []string{"foreign", "namesake", "leased"} {
+		for _, kept := range []string{"foreign", "nobodys", "namesake", "leased"} {
 			require.Contains(t, names, kept)
 		}
 		require.NoError(t, l.Release(t.Context()))
@@ -84,7 +92,7 @@ func TestReconcileDestroysLeftoversByTheTwoRulesAndNothingElse(t *testing.T) {
 		require.ErrorIs(t, err, ErrClosed)
 		require.NoError(t, m.Close(t.Context()))
 		require.NoError(t, other.Close(t.Context()))
-		require.Equal(t, []string{"foreign", "namesake"}, listed(t, d))
+		require.ElementsMatch(t, []string{"foreign", "nobodys", "namesake"}, listed(t, d))
 		require.NoError(t, h.Close())
 	})
 }
