@@ -79,6 +79,10 @@ func (p *Pool) admit(ctx context.Context, w *wait, n int) error {
 	if p.closing {
 		return &OpError{Op: "acquire", What: describe(w.want, n), Err: ErrClosed}
 	}
+	if err := p.newest(&w.want, n); err != nil {
+		p.stats.refused++
+		return err
+	}
 	w.q.Value, w.q.Need, w.q.Priority = w, n, w.want.Priority
 	w.q.Demand = p.q.Demand(w.want.Template, w.want.Labels)
 	if !p.reaches(w.q.Demand) || n > 1 && n > p.most(w.q.Demand) {
@@ -300,8 +304,11 @@ func describe(w Want, n int) string {
 	if n != 1 {
 		s = fmt.Sprintf("%d machines", n)
 	}
-	if w.Template != "" {
+	switch {
+	case w.Template != "":
 		s += " of " + w.Template
+	case w.Group != "":
+		s += " of group " + w.Group
 	}
 	if len(w.Labels) > 0 {
 		s += fmt.Sprintf(" with %v", w.Labels)

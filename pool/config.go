@@ -86,6 +86,11 @@ type Host struct {
 // Template is the recipe that machines are made from.
 type Template struct {
 	Name string
+	// Group and Built are for those who want the newest of several templates, such
+	// as nightly builds of one system: see Want.Group. A version belongs into
+	// Labels, for those who want that one.
+	Group string
+	Built time.Time
 	// Labels are matched by Want.Labels.
 	Labels map[string]string
 	// Properties are told to the guest, over the host's and under the
@@ -190,6 +195,11 @@ func (i Idle) limit() (d time.Duration, ok bool) {
 type Want struct {
 	// Template names a template; empty: any.
 	Template string
+	// Group, where Template is empty, is for the newest template of that
+	// Template.Group, by Built and then the later one in Config.Templates, of
+	// those that have machines with Labels. It is chosen when the call is made: a
+	// newer one that Reload brings is for later calls.
+	Group string
 	// Labels must be the machine's with equal values.
 	Labels map[string]string
 	// Priority goes before arrival, highest first.
