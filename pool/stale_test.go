@@ -151,3 +151,32 @@ func TestATeardownThatEndsLateDoesNotGiveBackWhatIsTheNextOnes(t *testing.T) {
 		require.NoError(t, h.Close())
 	})
 }
+
+// FIELD (c) 2, for the sweep: one unexpected error of the store ends it for ever.
+func TestASweepThatMetADeadStoreIsNotTheLast(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		h := hypervisor("h")
+		d := h.Driver()
+		store := lease.NewMemStore()
+		id, err := store.ID(t.Context())
+		require.NoError(t, err)
+		cut := &cutStore{MemStore: store}
+		m := manager(t, cut)
+		p, err := New(Config{Leases: m, Hosts: []Host{{Name: "h", Driver: d, Slots: 1}}, Templates: []Template{{Name: "a", Ready: 1}}})
+		require.NoError(t, err)
+		time.Sleep(DefaultPoll / 2)
+		cut.cut.Store(true)
+		time.Sleep(DefaultPoll) // longer than a poll, shorter than a lease
+		p.mu.Lock()
+		require.ErrorIs(t, p.storeErr, errCut, "a sweep met it")
+		p.mu.Unlock()
+		cut.cut.Store(false)
+		owned(t, d, "orphan", vm.Owner{Pool: "q", Store: id, Slot: slotKey("h", 4)})
+		time.Sleep(10 * DefaultPoll)
+		require.NotContains(t, listed(t, d), "orphan")
+		require.NoError(t, p.Close(t.Context()))
+		require.NoError(t, m.Close(t.Context()))
+		require.Zero(t, h.Count())
+		require.NoError(t, h.Close())
+	})
+}
