@@ -131,7 +131,7 @@ func (m *Manager) acquire(ctx context.Context, op, key string, o *Options, queue
 		}
 		m.seq++
 		seq := m.seq
-		if m.held[key] != nil || m.queues[key] != nil {
+		if m.held[key] != nil || len(m.queues) > 0 && m.queues[key] != nil {
 			if !queueing {
 				holder := m.localHolder(key)
 				m.mu.Unlock()

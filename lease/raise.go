@@ -113,8 +113,8 @@ func (l *Lease) isOurs(rec Record) bool {
 	return rec.Token != 0 && (rec.Token == l.token.Load() || l.sess.Load().key != "" && rec.Session == l.sess.Load().key)
 }
 
-// taken ends a lease whose record turned out to be another's. Called with mu
-// held.
+// taken ends a lease whose record turned out to be another's, and gives what is to
+// be called without mu. Called with mu held.
 func (l *Lease) taken(rec Record) func() {
 	if !l.state.CompareAndSwap(stateHeld, stateLost) {
 		return nil
@@ -129,6 +129,11 @@ func (l *Lease) taken(rec Record) func() {
 		delete(l.m.held, l.key)
 	}
 	l.m.wake(l.key)
-	l.m.log.Error("lease: lost", "key", l.key, "token", l.token.Load(), "how", how)
-	return l.end()
+	after := l.end()
+	return func() {
+		l.m.log.Error("lease: lost", "key", l.key, "token", l.token.Load(), "how", how)
+		if after != nil {
+			after()
+		}
+	}
 }
