@@ -166,7 +166,7 @@ func (p *Pool) await(ctx context.Context, w *wait) error {
 	if cause == nil {
 		cause = w.err
 	}
-	err := &OpError{Op: opWait, What: p.what(w), Waited: now.Sub(w.since), Why: p.whyLocked(w, now), Err: cause}
+	err := &OpError{Op: opWait, What: p.what(w), Waited: now.Sub(w.since), Why: p.whyLocked(w, now), Err: cause} // before its machines are others'
 	if w.q.Queued() {
 		p.abandon(w, now)
 	}
@@ -174,7 +174,7 @@ func (p *Pool) await(ctx context.Context, w *wait) error {
 	p.refund(w, now)
 	p.plan(now)
 	p.stats.refused++
-	p.note(Event{Kind: EventRefused, Template: w.want.Template, Job: w.want.Job, Took: now.Sub(w.since), Err: cause})
+	p.note(Event{Kind: EventRefused, Template: w.want.Template, Job: w.want.Job, Took: now.Sub(w.since), Reason: err.Why, Err: cause})
 	return err
 }
 

@@ -77,6 +77,13 @@ func (p *Pool) whyLocked(w *wait, now time.Time) string {
 	if why := p.outside(w); why != "" {
 		parts = append(parts, why)
 	}
+	if got := w.q.Got; len(got) > 0 {
+		names := make([]string, len(got))
+		for i, item := range got {
+			names[i] = item.Value.name + " on " + item.Value.host.Name
+		}
+		parts = append(parts, fmt.Sprintf("it has %d of %d: %s", len(got), w.q.Need, strings.Join(names, ", ")))
+	}
 	if len(held_) > 0 {
 		slices.SortFunc(held_, func(a, b holder) int {
 			if c := a.since.Compare(b.since); c != 0 {
