@@ -267,9 +267,9 @@ func (l *ladder) replace(ctx context.Context, make func(context.Context) (Machin
 	beside := l.halt(ctx)
 	l.bury(ctx)
 	if beside {
-		// A failure may be for what the old one still has: a port, a device.
+		// A failure may be for what the old one still has: a port, a device, a place.
 		var m Machine
-		if m, err = make(ctx); err == nil || m != nil || ctx.Err() != nil {
+		if m, err = make(ctx); err == nil || m != nil || ctx.Err() != nil || final(err) && !errors.Is(err, ErrBusy) {
 			return m, err
 		}
 	}

@@ -90,6 +90,8 @@ func TestLadderPicksByCapabilityAndSaysWhatItSkipped(t *testing.T) {
 			rung: vm.RungCold, cost: 11100 * time.Millisecond, skipped: "fork: machine is not clean; restore: ; revert: no snapshot"},
 		"one that is halted and stays": {config: fake.Config{Halts: true}, parent: "parent", faults: []fake.Fault{{Op: vm.OpDestroy, Machine: "old", Err: errors.New("device busy")}},
 			err: errAny, skipped: "fork: old: it could not be destroyed: vm: destroy old (fake): device busy", left: "old"},
+		"a host that is lost beside one that is halted": {config: fake.Config{Halts: true}, parent: "parent", faults: []fake.Fault{{Op: vm.OpFork, Err: vm.ErrHostLost, Times: 1}},
+			err: vm.ErrHostLost, skipped: "fork: host lost"},
 		"neither goes": {config: fake.Config{Halts: true}, rungs: []vm.Rung{vm.RungCold}, faults: []fake.Fault{{Op: vm.OpStart, Guest: fake.Guest{Fail: true}}, {Op: vm.OpDestroy, Machine: "old", Err: errors.New("device busy")}},
 			err: errAny, skipped: "cold: device busy", left: "old"},
 
