@@ -150,6 +150,12 @@
 // each kill takes a second longer: run libvirtd, or the harness, under a
 // subreaper.
 //
+// A libvirtd that is killed in the first milliseconds of a start takes the machine
+// for one that is being started for ever, and destroying it ends with vm.ErrBusy
+// ("cannot acquire state change lock"; seen with 9.0). An embedded driver is rid of
+// that when it is opened. For a daemon the administrator has to: stop libvirtd, remove
+// the files in /run/libvirt/qemu that begin with a <domstatus> of pid='0', start it.
+//
 // # Sources
 //
 // https://libvirt.org/formatdomain.html, https://libvirt.org/uri.html,

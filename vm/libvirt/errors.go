@@ -39,7 +39,13 @@ type callError struct {
 }
 
 // Error is libvirt's own text, with the number for searching.
-func (e *callError) Error() string { return fmt.Sprintf("libvirt: %s (error %d)", e.text, e.code) }
+func (e *callError) Error() string {
+	s := fmt.Sprintf("libvirt: %s (error %d)", e.text, e.code)
+	if e.code == codeTimeout && strings.Contains(e.text, "state change lock") {
+		s += "; where that lasts, libvirtd was killed as it began to start it: see \"When the harness dies\" in the documentation of vm/libvirt"
+	}
+	return s
+}
 
 // Unwrap gives the word of package vm for it, or nil.
 func (e *callError) Unwrap() error {

@@ -81,6 +81,13 @@ func (l *eventLoop) embed(uri string) (*lv.Connect, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.embedded == nil {
+		t, err := parseURI(uri)
+		if err == nil {
+			_, err = freeEmbedded(t.root)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("domains whose start was cut short: %w", err)
+		}
 		c, err := lv.NewConnect(uri)
 		if err != nil {
 			return nil, wrap(err, false)
