@@ -31,7 +31,7 @@ type Snapshotter interface {
 type Halter interface {
 	// Halt ends the present run like Kill, and returns when nothing of the machine
 	// runs any more and its memory and files are free. The hypervisor may still say
-	// that it runs: Kill or Destroy has to follow. errors.ErrUnsupported where that
+	// that it runs: Destroy has to follow. errors.ErrUnsupported where that
 	// cannot be done for this machine, which then is as it was.
 	Halt(ctx context.Context) error
 }

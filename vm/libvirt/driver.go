@@ -255,7 +255,9 @@ func (d *Driver) killAll() error {
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), d.conf.KillTimeout)
-		if err := r.kill(ctx, "the driver was closed"); err != nil {
+		const why = "the driver was closed"
+		r.killNow(ctx, why)
+		if err := r.kill(ctx, why); err != nil {
 			errs = append(errs, d.fail(vm.OpClose, r.id, err))
 			r.leave()
 		}

@@ -237,7 +237,7 @@ func (m *machine) goBack(ctx context.Context, spec specRecord, name string) erro
 	if err != nil {
 		return err
 	}
-	if err := m.killByLibvirt(ctx, "killed to revert to snapshot "+name); err != nil {
+	if err := m.killLocked(ctx, "killed to revert to snapshot "+name); err != nil {
 		return err
 	}
 	dir := m.snapshotDir(name)
@@ -265,23 +265,6 @@ func (m *machine) goBack(ctx context.Context, spec specRecord, name string) erro
 		err = m.runKept(ctx, vm.OpRevert, spec, state, rec)
 	}
 	return err
-}
-
-// killByLibvirt is killLocked of a machine that is to run again at once: QEMU is not
-// killed behind libvirt's back. Older libvirts (9.0 is one) handle its unexpected end
-// in a thread of their own, which ends whatever runs under that name by then
-// (processMonitorEOFEvent of src/qemu/qemu_driver.c); an end that they were asked for
-// they expect.
-func (m *machine) killByLibvirt(ctx context.Context, why string) error {
-	own := m.d.own(m.id)
-	if own == nil {
-		return m.killLocked(ctx, why)
-	}
-	own.why.CompareAndSwap(nil, &why)
-	if err := m.d.killDomain(ctx, string(m.id)); err != nil {
-		return err
-	}
-	return own.over(ctx)
 }
 
 func (m *machine) findKept(name string) (snapshotRecord, error) {

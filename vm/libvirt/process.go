@@ -50,6 +50,10 @@ const atOnce = 500 * time.Millisecond
 // earliest (virProcessKillPainfully). What it finds gone it leaves at once. Job
 // disks are in the host's page cache, so nothing is lost. It reports whether it saw
 // it end.
+//
+// It is for machines that never run again. Older libvirts (9.0 is one) handle an end
+// that they did not ask for in a thread of its own, which ends whatever runs as that
+// domain by then (processMonitorEOFEvent of src/qemu/qemu_driver.c).
 func (d *Driver) killNow(ctx context.Context, uuid string) bool {
 	if d.target.remote() || !d.target.guests() || uuid == "" {
 		return false

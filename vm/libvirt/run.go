@@ -163,9 +163,18 @@ func (r *run) over(ctx context.Context) error {
 // kill ends the run and waits until it is over.
 func (r *run) kill(ctx context.Context, why string) error {
 	r.why.CompareAndSwap(nil, &why)
-	r.m.d.killNow(ctx, r.spec.UUID)
 	if err := r.m.d.killDomain(ctx, string(r.id)); err != nil {
 		return err
 	}
 	return r.over(ctx)
+}
+
+// killNow ends QEMU behind libvirt's back, and reports whether it saw it end.
+func (r *run) killNow(ctx context.Context, why string) bool {
+	r.why.CompareAndSwap(nil, &why)
+	if r.m.d.killNow(ctx, r.spec.UUID) {
+		return true
+	}
+	r.why.CompareAndSwap(&why, nil)
+	return false
 }

@@ -60,7 +60,8 @@ func (d *Driver) killTime(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeoutCause(ctx, limit, fmt.Errorf("the machine did not end within %v: %w", limit, context.DeadlineExceeded))
 }
 
-// Halt kills QEMU and sees it end. Where libvirt notices that before QEMU's parent
+// Halt kills QEMU and sees it end; it is for machines that are to be destroyed, see
+// killNow. Where libvirt notices that before QEMU's parent
 // has, it looks again 200 ms later (virProcessKillPainfully) and answers no call for
 // that domain until then.
 func (m *machine) Halt(ctx context.Context) error {
@@ -74,10 +75,7 @@ func (m *machine) Halt(ctx context.Context) error {
 		if own == nil {
 			return struct{}{}, fmt.Errorf("it was not started here: %w", errors.ErrUnsupported)
 		}
-		why := "killed by Halt"
-		own.why.CompareAndSwap(nil, &why)
-		if !m.d.killNow(ctx, own.spec.UUID) {
-			own.why.CompareAndSwap(&why, nil)
+		if !own.killNow(ctx, "killed by Halt") {
 			return struct{}{}, fmt.Errorf("its QEMU cannot be killed or seen to end: %w", errors.ErrUnsupported)
 		}
 		return struct{}{}, nil
@@ -181,7 +179,11 @@ func (m *machine) destroyLocked(ctx context.Context, noFolder bool) error {
 	if noFolder {
 		err = m.d.killDomain(ctx, string(m.id)) // the folder is elsewhere, or half removed
 	} else {
-		err = m.killLocked(ctx, "killed by Destroy")
+		const why = "killed by Destroy"
+		if own := m.d.own(m.id); own != nil {
+			own.killNow(ctx, why)
+		}
+		err = m.killLocked(ctx, why)
 	}
 	if err == nil {
 		err = m.d.removeVolumes(ctx, *rec)
