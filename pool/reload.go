@@ -64,9 +64,6 @@ func (p *Pool) reloadTemplates(templates []Template) {
 	for _, c := range templates {
 		t := old[c.Name]
 		if t == nil || !alike(t.Template, c) {
-			if t != nil {
-				t.retired = true
-			}
 			t = newTemplate(c)
 		} else {
 			t.Ready, t.Most, t.Idle, t.MostUses, t.MostAge, t.Failures = c.Ready, c.Most, c.Idle, c.MostUses, c.MostAge, c.Failures

@@ -61,9 +61,8 @@ func (d *Driver) killTime(ctx context.Context) (context.Context, context.CancelF
 }
 
 // Halt kills QEMU and sees it end; it is for machines that are to be destroyed, see
-// killNow. Where libvirt notices that before QEMU's parent
-// has, it looks again 200 ms later (virProcessKillPainfully) and answers no call for
-// that domain until then.
+// killNow. Where libvirt notices that before QEMU's parent has, it looks again 200 ms
+// later (virProcessKillPainfully) and answers no call for that domain until then.
 func (m *machine) Halt(ctx context.Context) error {
 	_, err := do(ctx, m.d, vm.OpHalt, m.id, nil, func(ctx context.Context) (_ struct{}, err error) {
 		_, unlock, err := m.operate(ctx, vm.OpHalt, true)
