@@ -99,6 +99,7 @@ func durableCrowd(ctx context.Context, full bool) (value float64, note string, e
 			return 0, "", fmt.Errorf("process %d: %w", p, err)
 		}
 	}
+	began := time.Now()
 	for _, c := range crowd {
 		if err := c.say(); err != nil {
 			return 0, "", err
@@ -112,6 +113,7 @@ func durableCrowd(ctx context.Context, full bool) (value float64, note string, e
 		}
 		took = append(took, all...)
 	}
+	rate := float64(2*len(took)) / time.Since(began).Seconds()
 	for _, c := range crowd {
 		if err := c.Wait(); err != nil {
 			return 0, "", err
@@ -120,5 +122,5 @@ func durableCrowd(ctx context.Context, full bool) (value float64, note string, e
 	crowd = nil
 	slices.Sort(took)
 	p50, p99 := took[len(took)/2], took[len(took)*99/100]
-	return float64(p99) / float64(p50), fmt.Sprintf("p50 %v, p99 %v, longest %v", short(p50), short(p99), short(took[len(took)-1])), nil
+	return float64(p99) / float64(p50), fmt.Sprintf("p50 %v, p99 %v, longest %v; %.0f commits a second of all", short(p50), short(p99), short(took[len(took)-1]), rate), nil
 }

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -38,6 +39,7 @@ func run(args []string, out, errs io.Writer) int {
 	flags := flag.NewFlagSet("peerbench", flag.ContinueOnError)
 	flags.SetOutput(errs)
 	only := flags.String("only", "", "packages, separated by commas: "+strings.Join(packages(), ", "))
+	name := flags.String("name", "", "only the bars whose name has this in it")
 	full := flags.Bool("full", false, "full counts and the bars that take long")
 	list := flags.Bool("list", false, "print the bars only")
 	if err := flags.Parse(args); err != nil {
@@ -46,6 +48,11 @@ func run(args []string, out, errs io.Writer) int {
 	chosen, err := choose(table(), *only, *full || *list)
 	if err != nil {
 		fmt.Fprintln(errs, err)
+		return 2
+	}
+	chosen = slices.DeleteFunc(chosen, func(b bar) bool { return !strings.Contains(b.name, *name) })
+	if len(chosen) == 0 {
+		fmt.Fprintf(errs, "peerbench: -name is %q, want a part of a name that -list prints\n", *name)
 		return 2
 	}
 	if *list {

@@ -22,7 +22,7 @@
 // writers cost one fsync, not 64. Between processes a flock on the file
 // <database>-gate is held during each transaction. SQLite's own busy handler lets
 // processes starve; behind the gate, and the turnstile <database>-turn before it,
-// they take turns. Who cannot get through within SQLite.GateWait is told by
+// they take turns of a millisecond and one transaction. Who cannot get through within SQLite.GateWait is told by
 // ErrBusy which pid holds it.
 //
 // The gate file also says how many commits the database has seen. A database that

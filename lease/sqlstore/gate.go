@@ -17,12 +17,21 @@ import (
 // again before the one who waits. The turnstile is a courtesy: who is stuck in it
 // is passed by.
 //
-// The lock is polled for, not waited for: a blocking flock cannot be given up.
+// Who came through has a turn: until it ends by time, the gate may be taken again
+// without the turnstile. So a change of hands, which costs a poll, is paid once for
+// several transactions where the disk is fast, and no turn is longer than its time
+// and one transaction.
+//
+// The locks are polled for, not waited for: a blocking flock cannot be given up.
+// The longer somebody waits at the turnstile, the more often it is tried, which
+// makes a line of those who wait, roughly; the other way around, who comes late
+// would be first.
 type gate struct {
 	path       string
 	file, turn *os.File
 	is         identity  // of file
-	stuckUntil time.Time // the turnstile is left out until then
+	turnUntil  time.Time // the turnstile is left out until then: it is our turn
+	stuckUntil time.Time // and until then: somebody is stuck in it
 
 	// Of who holds the gate.
 	lines [2 * gateLine]byte // what the file had when the gate was taken
@@ -34,10 +43,19 @@ type gate struct {
 const (
 	turnPatience = 100 * time.Millisecond
 	turnHoliday  = time.Second
-	firstPoll    = 50 * time.Microsecond
-	gatePoll     = time.Millisecond // the longest time between two tries
-	turnPoll     = 4 * time.Millisecond
+	turn         = time.Millisecond
 )
+
+// gatePause is the time between two tries at the gate, for who waited that long: one
+// process polls for it, and a turn should not be followed by idleness.
+func gatePause(waited time.Duration) time.Duration {
+	return min(max(waited/4, 50*time.Microsecond), time.Millisecond)
+}
+
+// turnPause is the same at the turnstile.
+func turnPause(waited time.Duration) time.Duration {
+	return max(6*time.Millisecond-waited/2, 100*time.Microsecond)
+}
 
 func openGate(database string, mode fs.FileMode) (*gate, error) {
 	g := &gate{path: database + "-gate"}
@@ -69,11 +87,14 @@ func (g *gate) close() error {
 // lock takes the gate, or gives ErrBusy with the holder when ctx ends first.
 func (g *gate) lock(ctx context.Context) error {
 	start := time.Now()
+	if start.Before(g.turnUntil) && flock(g.file, syscall.LOCK_EX|syscall.LOCK_NB) == nil {
+		return g.taken()
+	}
 	if start.After(g.stuckUntil) {
 		err := flock(g.turn, syscall.LOCK_EX|syscall.LOCK_NB)
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			patient, cancel := context.WithTimeout(ctx, turnPatience)
-			err = poll(patient, g.turn, turnPoll)
+			err = poll(patient, g.turn, turnPause)
 			cancel()
 		}
 		switch {
@@ -85,18 +106,24 @@ func (g *gate) lock(ctx context.Context) error {
 			return fmt.Errorf("sqlstore: flock %s: %w", g.turn.Name(), err)
 		}
 	}
-	err := poll(ctx, g.file, gatePoll)
+	err := poll(ctx, g.file, gatePause)
 	if err == nil {
-		if err = g.read(); err != nil {
-			return errors.Join(err, g.unlock())
-		}
-		g.sign()
-		return nil
+		g.turnUntil = time.Now().Add(turn)
+		return g.taken()
 	}
 	if ctx.Err() == nil {
 		return fmt.Errorf("sqlstore: flock %s: %w", g.path, err)
 	}
 	return fmt.Errorf("%w: waited %v for %s, held by %s: %w", ErrBusy, time.Since(start).Round(time.Millisecond), g.path, g.holder(), ended(ctx))
+}
+
+// taken is called when the lock of the gate was got.
+func (g *gate) taken() error {
+	if err := g.read(); err != nil {
+		return errors.Join(err, g.unlock())
+	}
+	g.sign()
+	return nil
 }
 
 func (g *gate) unlock() error {
@@ -106,13 +133,14 @@ func (g *gate) unlock() error {
 	return nil
 }
 
-// poll tries for an exclusive lock until ctx ends, ever more rarely.
-func poll(ctx context.Context, f *os.File, rarest time.Duration) error {
-	for pause := firstPoll; ; pause = min(2*pause, rarest) {
+// poll tries for an exclusive lock until ctx ends, with pauses by how long it waited.
+func poll(ctx context.Context, f *os.File, pauseAfter func(waited time.Duration) time.Duration) error {
+	for start := time.Now(); ; {
 		err := flock(f, syscall.LOCK_EX|syscall.LOCK_NB)
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return err
 		}
+		pause := pauseAfter(time.Since(start))
 		timer := time.NewTimer(pause/2 + rand.N(pause)) //nolint:gosec // not a secret
 		select {
 		case <-ctx.Done():

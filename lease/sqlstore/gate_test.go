@@ -48,6 +48,50 @@ func TestWhoIsStuckInTheTurnstileIsPassedBy(t *testing.T) {
 	require.NoError(t, b.unlock())
 }
 
+func TestATurnEndsByTime(t *testing.T) {
+	a, b := twoGates(t)
+	require.NoError(t, a.lock(t.Context()))
+	require.NoError(t, a.unlock())
+	assert.LessOrEqual(t, time.Until(a.turnUntil), turn)
+	require.NoError(t, flock(b.turn, syscall.LOCK_EX)) // b waits for the gate
+
+	a.turnUntil = time.Now().Add(time.Hour)
+	require.NoError(t, a.lock(t.Context()))
+	assert.Zero(t, a.stuckUntil, "it was a's turn still: the turnstile was not asked")
+	require.ErrorIs(t, flock(b.file, syscall.LOCK_EX|syscall.LOCK_NB), syscall.EWOULDBLOCK)
+	require.NoError(t, a.unlock())
+
+	a.turnUntil = time.Now()
+	require.NoError(t, a.lock(t.Context()))
+	assert.NotZero(t, a.stuckUntil, "the turn is over: b goes first, as long as it is not stuck")
+}
+
+func TestAGateThatAnotherTookWithinATurnIsWaitedFor(t *testing.T) {
+	a, b := twoGates(t)
+	require.NoError(t, a.lock(t.Context()))
+	require.NoError(t, a.unlock())
+	a.turnUntil = time.Now().Add(time.Hour)
+	require.NoError(t, b.lock(t.Context()))
+	freed := make(chan error, 1)
+	time.AfterFunc(5*time.Millisecond, func() { freed <- b.unlock() })
+	require.NoError(t, a.lock(t.Context()))
+	require.NoError(t, <-freed)
+}
+
+// A line, roughly: who waits longer tries more often, and never too often.
+func TestWhoWaitsLongerAtTheTurnstileTriesMoreOften(t *testing.T) {
+	last := time.Hour
+	for waited := time.Duration(0); waited < 2*turnPatience; waited += 50 * time.Microsecond {
+		pause := turnPause(waited)
+		require.LessOrEqual(t, pause, last)
+		require.GreaterOrEqual(t, pause, 100*time.Microsecond)
+		require.GreaterOrEqual(t, gatePause(waited), 50*time.Microsecond)
+		require.LessOrEqual(t, gatePause(waited), turn)
+		last = pause
+	}
+	require.Less(t, 10*last, turnPause(0))
+}
+
 func TestOneIsBehindTheGateAtATime(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "leases.db")
 	var wg sync.WaitGroup
