@@ -141,12 +141,12 @@ func (h herd) end(ctx context.Context) error {
 
 // freeze stops all until a look finds nobody who runs.
 func (h herd) freeze(ctx context.Context) error {
-	return h.all(ctx, syscall.SIGSTOP, process.stopped, "do not stop")
+	return h.all(ctx, syscall.SIGSTOP, process.halted, "do not stop")
 }
 
 // thaw lets all go on.
 func (h herd) thaw(ctx context.Context) error {
-	return h.all(ctx, syscall.SIGCONT, func(p process) bool { return !p.stopped() }, "do not go on")
+	return h.all(ctx, syscall.SIGCONT, func(p process) bool { return !p.halted() }, "do not go on")
 }
 
 func (h herd) all(ctx context.Context, sig syscall.Signal, done func(process) bool, not string) error {

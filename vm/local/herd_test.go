@@ -190,6 +190,45 @@ func TestTheSparedOneIsNotTouched(t *testing.T) {
 	assert.False(t, p.stopped())
 }
 
+func TestWhoWaitsInVforkForAStoppedChildIsStopped(t *testing.T) {
+	t.Parallel()
+	exe, err := os.Executable()
+	require.NoError(t, err)
+	m := startMarked(t, testRole+`="in vfork" exec `+exe, false)
+	h := newHerd(m.mark, runRecord{})
+	ctx := testContext(t)
+	for {
+		found, err := h.find()
+		require.NoError(t, err)
+		if len(found) == 2 {
+			break
+		}
+		require.NoError(t, sleep(ctx, time.Millisecond))
+	}
+	for range 3 {
+		require.NoError(t, h.freeze(ctx))
+		p, err := lookup(m.pid)
+		require.NoError(t, err)
+		assert.Equal(t, "D", string(p.state))
+		assert.True(t, p.halted())
+		require.NoError(t, h.thaw(ctx))
+		assert.False(t, p.halted())
+	}
+}
+
+// Who becomes "in vfork" stays there, in its first thread: init runs in that one.
+func init() {
+	if os.Getenv(testRole) != "in vfork" {
+		return
+	}
+	fmt.Println(os.Getpid())
+	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, syscall.CLONE_VFORK|uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	for pid == 0 && errno == 0 {
+		syscall.RawSyscall6(syscall.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
+	}
+	os.Exit(1)
+}
+
 // Some of the processes that are there at the end of a look were not at its
 // beginning.
 func TestThoseWhoForkAwayAreCaught(t *testing.T) {

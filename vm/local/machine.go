@@ -148,7 +148,7 @@ func (m *machine) status() (status, error) {
 	case alive:
 		st.state = vm.StateRunning
 		p, err := lookup(st.run.Agent.PID)
-		if err == nil && p.procID == st.run.Agent && p.stopped() {
+		if err == nil && p.procID == st.run.Agent && p.halted() {
 			st.state = vm.StatePaused
 		}
 		if errors.Is(err, fs.ErrNotExist) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -38,6 +40,50 @@ func (p process) dead() bool {
 
 // stopped reports whether a signal or a tracer has stopped it.
 func (p process) stopped() bool { return p.state == 'T' || p.state == 't' }
+
+// halted reports whether a process runs nothing of its program until it is told to
+// go on. One that waits in vfork(2) for its child's exec waits uninterruptibly: when
+// the child is stopped before its exec, the parent stays in that state, and has been
+// told to stop all the same.
+func (p process) halted() bool {
+	if p.stopped() {
+		return true
+	}
+	if p.state != 'D' {
+		return false
+	}
+	dir := "/proc/" + strconv.Itoa(p.PID)
+	if status, err := os.ReadFile(dir + "/status"); err == nil && stopPending(status) {
+		return true
+	}
+	if p.threads < 2 {
+		return false
+	}
+	// Or another thread has taken the signal: then all are told to stop.
+	threads, _ := filepath.Glob(dir + "/task/*/stat") // the pattern is good
+	return slices.ContainsFunc(threads, func(path string) bool {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return false // it has ended
+		}
+		t, err := parseStat(b)
+		return err == nil && t.stopped()
+	})
+}
+
+// stopPending finds SIGSTOP in the sets of pending signals of proc_pid_status(5).
+func stopPending(status []byte) bool {
+	for line := range strings.Lines(string(status)) {
+		name, set, _ := strings.Cut(strings.TrimSpace(line), ":\t")
+		if name != "SigPnd" && name != "ShdPnd" {
+			continue
+		}
+		if n, err := strconv.ParseUint(set, 16, 64); err == nil && n&(1<<(syscall.SIGSTOP-1)) != 0 {
+			return true
+		}
+	}
+	return false
+}
 
 // parseStat reads /proc/<pid>/stat. The name in parentheses is the program's
 // to choose and may contain anything, parentheses and newlines too.

@@ -44,6 +44,19 @@ func TestOnlyARealZombieIsDead(t *testing.T) {
 	}
 }
 
+func TestAPendingStopIsFoundInAStatus(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"Name:\tsh\nSigPnd:\t0000000000000000\nShdPnd:\t0000000000040000\nSigBlk:\t0000000000000000\n": true,
+		"Name:\tsh\nSigPnd:\t0000000000040100\nShdPnd:\t0000000000000000\n":                            true,
+		"Name:\tsh\nSigPnd:\t0000000000020000\nShdPnd:\t0000000000080000\nSigBlk:\t0000000000040000\n": false,
+		"Name:\tShdPnd:\nShdPnd:\tx\n": false,
+		"":                             false,
+	} {
+		assert.Equal(t, want, stopPending([]byte(text)), "%q", text)
+	}
+}
+
 func TestThisProcessIsInTheTable(t *testing.T) {
 	t.Parallel()
 	me, err := self()
