@@ -165,23 +165,34 @@ func (m *machine) hold(ctx context.Context, spec specRecord, state string, rec *
 	}
 	m.d.setStarting(m.id, true)
 	defer m.d.setStarting(m.id, false)
-	if err := m.hangUp(ctx); err != nil {
+	if err := m.saveTo(ctx, state, spec, *last); err != nil {
 		return err
 	}
-	err = m.d.line.use(ctx, false, func(c conn) error { return c.Save(string(m.id), state) })
 	// From here on the machine is to run again, whatever becomes of the caller.
-	limit := m.d.conf.BootTimeout
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.d.conf.BootTimeout)
 	defer cancel()
-	if err != nil {
-		if got, lerr := m.d.lookDomain(ctx, string(m.id)); lerr == nil && active(got.state) {
-			// It goes on as if nothing had been.
-			return errors.Join(full(err), newRun(m, spec, *last).attach(ctx))
-		}
-		return full(err)
-	}
 	err = freeze(ctx)
 	return errors.Join(err, m.runKept(ctx, vm.OpSnapshot, spec, state, *rec))
+}
+
+// saveTo has libvirt save the state of a machine that runs, which ends it. The guest
+// has to notice before that its host has left, or it would not say hello to the
+// next. A machine that goes on, because that failed, does as if nothing had been.
+func (m *machine) saveTo(ctx context.Context, state string, spec specRecord, last runRecord) error {
+	ours := m.d.own(m.id) != nil
+	err := m.hangUp(ctx)
+	if err == nil {
+		err = full(m.d.line.use(ctx, false, func(c conn) error { return c.Save(string(m.id), state) }))
+	}
+	if err == nil || !ours {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.d.conf.BootTimeout)
+	defer cancel()
+	if got, lerr := m.d.lookDomain(ctx, string(m.id)); lerr != nil || !active(got.state) {
+		return err
+	}
+	return errors.Join(err, newRun(m, spec, last).attach(ctx))
 }
 
 // hangUp ends the channel, which only the one who has it can, and gives the guest

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -74,6 +75,27 @@ func TestASnapshotThatFailsLeavesTheMachineAsItWas(t *testing.T) {
 	}
 }
 
+func TestASaveThatFailsLeavesTheMachineAsItWas(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	ready(t, m)
+	h.hooks(once("save", &callError{code: codeSystem, text: "No space left on device"}), nil)
+	require.ErrorIs(t, m.Save(t.Context(), "p"), vm.ErrBusy)
+	assert.NotNil(t, d.own(m.id), "it is supervised as before")
+	require.NoError(t, vm.ProveClean(t.Context(), m))
+	early, stop := context.WithCancel(t.Context())
+	defer stop()
+	ch := ready(t, m)
+	go func() {
+		<-ch.Done()
+		stop()
+	}()
+	require.ErrorIs(t, m.Save(early, "p"), context.Canceled)
+	require.Eventually(t, func() bool { return d.own(m.id) != nil }, 30*time.Second, time.Millisecond, "nor is it left alone when nobody waits for it")
+	require.NoError(t, vm.ProveClean(t.Context(), m))
+	require.NoError(t, m.Save(t.Context(), "p"))
+}
+
 func TestARevertThatFailsLeavesTheMachineOffAndCanBeMadeAgain(t *testing.T) {
 	h, d := openFake(t, nil)
 	s := fakeSpec()
@@ -121,7 +143,7 @@ func TestWhatTheDriverDidNotMakeIsNoPartOfASnapshot(t *testing.T) {
 
 // Who has the channel of a machine that another process started is asked first: the
 // guest would not see its host leave.
-func TestASnapshotOfAMachineWhoseChannelAnotherHasIsUnsupported(t *testing.T) {
+func TestTheStateOfAMachineWhoseChannelAnotherHasIsNotTaken(t *testing.T) {
 	h, d := openFake(t, nil)
 	m := startFake(t, d, fakeSpec())
 	ready(t, m)
@@ -131,6 +153,9 @@ func TestASnapshotOfAMachineWhoseChannelAnotherHasIsUnsupported(t *testing.T) {
 	same, err := other.Open(t.Context(), m.id)
 	require.NoError(t, err)
 	err = same.(*machine).Snapshot(t.Context(), "x")
+	require.ErrorIs(t, err, errors.ErrUnsupported)
+	require.ErrorContains(t, err, "has its only channel")
+	err = same.(*machine).Save(t.Context(), "p")
 	require.ErrorIs(t, err, errors.ErrUnsupported)
 	require.ErrorContains(t, err, "has its only channel")
 	require.NoError(t, vm.ProveClean(t.Context(), m))

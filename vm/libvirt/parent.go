@@ -102,6 +102,7 @@ func (m *machine) save(ctx context.Context, parent string) (err error) {
 	if p.Spec.Disks > 0 {
 		return fmt.Errorf("it has %d disks beside its job disks and inputs, which would have to be frozen with its state: %w", p.Spec.Disks, errors.ErrUnsupported)
 	}
+	spec := p.Spec
 	last, err := readRun(p.Dir)
 	if err != nil || last == nil {
 		return errors.Join(err, errors.New("it runs without a record of its start"))
@@ -120,21 +121,9 @@ func (m *machine) save(ctx context.Context, parent string) (err error) {
 		}
 		err = errors.Join(err, lock.Unlock())
 	}()
-	// The guest has to notice that its host has left, or it would not say hello
-	// to the next.
-	if r := m.d.own(m.id); r != nil {
-		r.leave()
-		if err := r.over(ctx); err != nil {
-			return err
-		}
-	}
-	if err := sleep(ctx, quietTime); err != nil {
-		return err
-	}
 	state := filepath.Join(dir, stateFile)
-	err = m.d.line.use(ctx, false, func(c conn) error { return c.Save(string(m.id), state) })
-	if err != nil {
-		return full(err)
+	if err := m.saveTo(ctx, state, spec, *last); err != nil {
+		return err
 	}
 	if err := m.writeEnd(last.Boot, vm.End{Kind: vm.EndKilled, Detail: "it was saved as parent " + parent}); err != nil {
 		return err
