@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -19,6 +20,18 @@ type process struct {
 	// ended is closed when the leader has ended. It is not waited for yet, so
 	// its number, which is the group's, is nobody else's.
 	ended chan struct{}
+}
+
+// hearSignals has steps begin with the signals that interrupt them, in an agent that
+// was started with those ignored (nohup, or in the background of a shell script): what
+// is ignored stays so in children, where shells cannot even trap it, but what is caught
+// does not. The agent itself goes on ignoring them.
+func hearSignals() {
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} { // Go catches the others anyway
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig)
+		}
+	}
 }
 
 // startProcess starts argv with exactly env, looking the program up in env's

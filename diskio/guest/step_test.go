@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +87,16 @@ func TestTimeoutsEndTheStepAndItsWholeGroup(t *testing.T) {
 		require.Equal(t, "tidy\n", string(a[2].Stdout))
 		return
 	}
+}
+
+func TestAStepHearsSignalsThatItsAgentIgnores(t *testing.T) {
+	t.Parallel()
+	signal.Ignore(syscall.SIGHUP) // as by nohup; no other test of this process minds
+	h := start(t, nil)
+	h.welcome(wire.Welcome{})
+	res := h.run(1, commands("a", `trap "echo heard; exit 0" HUP; kill -HUP $$; echo deaf`))
+	require.Equal(t, "heard\n", string(res.Parts[0].Steps[0].Stdout))
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP), "the agent goes on ignoring it")
 }
 
 func TestTheTimeoutOfTheJobBoundsAllItsSteps(t *testing.T) {
