@@ -52,14 +52,22 @@ func openState(dir string, total int, log *slog.Logger) (*stateFile, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	old, err := filepath.Glob(filepath.Join(dir, "*.json"))
+	old, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("state: %w", err)
 	}
-	for _, path := range old {
-		pid, err := strconv.Atoi(strings.TrimSuffix(filepath.Base(path), ".json"))
-		if err == nil && pid > 0 && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
-			_ = os.Remove(path) // another start may have been faster
+	for _, e := range old { // files, and what was to become one: a slave may be killed as it writes
+		number, _, _ := strings.Cut(strings.TrimPrefix(e.Name(), "."), ".")
+		pid, err := strconv.Atoi(number)
+		if err != nil || pid <= 0 || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+			continue
+		}
+		path := filepath.Join(dir, number+".json")
+		if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+			err = nil
+		}
+		if err = errors.Join(err, atomicfile.Sweep(path)); err != nil {
+			log.Warn("the state of a slave that died stays", "path", path, "error", err)
 		}
 	}
 	return &stateFile{

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -67,4 +68,45 @@ func TestWriteTakesANameWithoutAFolder(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, atomicfile.Write("b", 0o600, text("x")))
 	assert.Equal(t, []string{"b"}, names(t, "."))
+}
+
+// A writer's lock ends with it, so a file without one is a dead writer's.
+func TestWhatDeadWritersLeftIsSweptAndLivingOnesAreNot(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a.xml")
+	for _, n := range []string{".a.xml.123.tmp", ".a.xml.x.tmp", ".b.xml.123.tmp", "a.xml.123.tmp", ".a.xml.123.tmp2"} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, n), nil, 0o600))
+	}
+	require.NoError(t, os.Mkdir(filepath.Join(dir, ".a.xml.7.tmp"), 0o700))
+	require.Error(t, atomicfile.Sweep(path), "no writer makes a folder")
+	require.NoError(t, os.Remove(filepath.Join(dir, ".a.xml.7.tmp")))
+	others := []string{".a.xml.123.tmp2", ".a.xml.x.tmp", ".b.xml.123.tmp", "a.xml.123.tmp"}
+	assert.ElementsMatch(t, others, names(t, dir))
+
+	inner := errors.New("inner")
+	require.NoError(t, atomicfile.Write(path, 0o600, func(io.Writer) error {
+		before := names(t, dir)
+		require.NoError(t, atomicfile.Write(path, 0o600, text("from within")), "which sweeps")
+		require.NoError(t, atomicfile.Sweep(path))
+		assert.ElementsMatch(t, append(before, "a.xml"), names(t, dir))
+		require.ErrorIs(t, atomicfile.Write(path, 0o600, func(io.Writer) error { return inner }), inner)
+		return nil
+	}))
+	assert.ElementsMatch(t, append(others, "a.xml"), names(t, dir))
+	require.ErrorIs(t, atomicfile.Sweep(filepath.Join(dir, "none", "a")), os.ErrNotExist)
+}
+
+func TestManyWritersOfOneFileLeaveOneFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "a")
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				assert.NoError(t, atomicfile.Write(path, 0o600, text("whole")))
+			}
+		})
+	}
+	wg.Wait()
+	assert.Equal(t, []string{"a"}, names(t, dir))
 }
