@@ -96,8 +96,8 @@ func (d *Driver) prepare(ctx context.Context) error {
 	}
 	d.base = filepath.Join(root, hex.EncodeToString(key[:6]))
 	d.log = d.conf.Logger
-	for _, sub := range []string{socketFolder, parentFolder} {
-		if err := os.MkdirAll(filepath.Join(d.base, sub), 0o711); err != nil {
+	for _, sub := range []string{"", socketFolder, parentFolder} {
+		if err := hostdir.Mkdir(filepath.Join(d.base, sub), folderMode); err != nil {
 			return err
 		}
 	}

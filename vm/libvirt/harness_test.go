@@ -3,7 +3,9 @@ package libvirt
 import (
 	"context"
 	"crypto/rand"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -116,6 +118,13 @@ func newFake(t testing.TB) (*fakeHost, Config) {
 	h := newFakeHost(dir)
 	t.Cleanup(func() {
 		h.guests.Wait()
+		// A guest's folders may be read-only, which stops all but root.
+		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err == nil && e.IsDir() {
+				err = os.Chmod(path, 0o700)
+			}
+			return err
+		})
 		require.NoError(t, os.RemoveAll(dir))
 	})
 	return h, Config{URI: "qemu:///system", Root: dir + "/r"}

@@ -109,7 +109,7 @@ func (m *machine) keep(ctx context.Context, spec specRecord, name string) (err e
 		return err
 	}
 	parent := m.path(snapshotFolder)
-	if err := os.MkdirAll(parent, folderMode); err != nil {
+	if err := hostdir.Mkdir(parent, folderMode); err != nil {
 		return full(err)
 	}
 	if err := removeHalves(parent); err != nil {

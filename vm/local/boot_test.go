@@ -163,5 +163,5 @@ func TestStartAndKillLeakNothing(t *testing.T) {
 		require.NoError(t, m.Start(ctx))
 		require.NoError(t, m.Kill(ctx))
 	}
-	require.Equal(t, before, count())
+	require.LessOrEqual(t, count(), before) // what earlier tests dropped may be closed meanwhile
 }

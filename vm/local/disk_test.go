@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,7 +185,7 @@ func TestAnInputIsUnpackedOnceAndShared(t *testing.T) {
 	require.NoError(t, again())
 	fi, err := os.Stat(filepath.Join(first, "sub", "file"))
 	require.NoError(t, err)
-	require.Equal(t, fs.FileMode(0o444), fi.Mode().Perm())
+	require.Zero(t, fi.Mode().Perm()&0o222, "%v", fi.Mode())
 }
 
 func TestAnInputThatAJobChangedIsUnpackedAgain(t *testing.T) {

@@ -28,6 +28,9 @@ func New(ctx context.Context, parent string, mode fs.FileMode) (string, *flock.L
 		if err := os.Mkdir(dir, mode); err != nil {
 			return "", nil, err
 		}
+		if err := os.Chmod(dir, mode); err != nil && !errors.Is(err, fs.ErrNotExist) { // see Mkdir
+			return "", nil, err
+		}
 		lock, err := flock.Try(dir, os.O_RDONLY|syscall.O_DIRECTORY, syscall.LOCK_EX)
 		if err == nil {
 			if _, err = os.Lstat(dir); err == nil {

@@ -5,11 +5,34 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
+
+func TestTheUmaskHasNoSay(t *testing.T) {
+	dir := t.TempDir()
+	defer syscall.Umask(syscall.Umask(0o077))
+	root, err := MakeRoot(filepath.Join(dir, "root"), 0o711)
+	require.NoError(t, err)
+	fresh, lock, err := New(t.Context(), root, 0o711)
+	require.NoError(t, err)
+	defer lock.Unlock()
+	for _, path := range []string{root, fresh} {
+		fi, err := os.Stat(path)
+		require.NoError(t, err)
+		assert.Equal(t, os.FileMode(0o711), fi.Mode().Perm(), path)
+	}
+	require.NoError(t, Mkdir(root, 0o700))
+	fi, err := os.Stat(root)
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o711), fi.Mode().Perm(), "one that is there is left as it is")
+	_, _, err = New(t.Context(), filepath.Join(dir, "none"), 0o700)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorIs(t, Mkdir(filepath.Join(dir, "a", "b"), 0o700), os.ErrNotExist)
+}
 
 func TestARootIsMadeOrMadeSafeAndLinksAreRefused(t *testing.T) {
 	t.Parallel()

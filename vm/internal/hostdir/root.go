@@ -21,7 +21,7 @@ func MakeRoot(path string, mode fs.FileMode) (string, error) {
 	if err := os.MkdirAll(filepath.Dir(path), mode); err != nil {
 		return "", fmt.Errorf("root: %w", err)
 	}
-	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := Mkdir(path, mode); err != nil {
 		return "", fmt.Errorf("root: %w", err)
 	}
 	fi, err := os.Lstat(path)
@@ -40,4 +40,17 @@ func MakeRoot(path string, mode fs.FileMode) (string, error) {
 		}
 	}
 	return filepath.EvalSymlinks(path)
+}
+
+// Mkdir makes a folder with that mode, unless it is there. The umask has no say: a
+// hypervisor that runs as another user would not get through.
+func Mkdir(path string, mode fs.FileMode) error {
+	err := os.Mkdir(path, mode)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(path, mode)
 }
