@@ -205,7 +205,7 @@ func (m *machine) Channel(ctx context.Context) (*vm.Channel, error) {
 			return nil, fmt.Errorf("%w: it runs without a record of its start", vm.ErrState)
 		}
 		r := newRun(m, spec, *last)
-		if err := r.attach(ctx); err != nil {
+		if err := r.retake(ctx); err != nil {
 			return nil, err
 		}
 		return r.channel, nil

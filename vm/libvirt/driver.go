@@ -250,18 +250,7 @@ func (d *Driver) Close() error {
 func (d *Driver) killAll() error {
 	var errs []error
 	for _, r := range d.running() {
-		if r.spec.OnExit == vm.Survive {
-			r.leave()
-			continue
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), d.conf.KillTimeout)
-		const why = "the driver was closed"
-		r.killNow(ctx, why)
-		if err := r.kill(ctx, why); err != nil {
-			errs = append(errs, d.fail(vm.OpClose, r.id, err))
-			r.leave()
-		}
-		cancel()
+		errs = append(errs, r.part())
 	}
 	return errors.Join(errs...)
 }

@@ -11,10 +11,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
-	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
 	"github.com/bullpen-vm/bullpen/vm/internal/hostdir"
 )
@@ -173,45 +171,6 @@ func (m *machine) hold(ctx context.Context, spec specRecord, state string, rec *
 	defer cancel()
 	err = freeze(ctx)
 	return errors.Join(err, m.runKept(ctx, vm.OpSnapshot, spec, state, *rec))
-}
-
-// saveTo has libvirt save the state of a machine that runs, which ends it. The guest
-// has to notice before that its host has left, or it would not say hello to the
-// next. A machine that goes on, because that failed, does as if nothing had been.
-func (m *machine) saveTo(ctx context.Context, state string, spec specRecord, last runRecord) error {
-	ours := m.d.own(m.id) != nil
-	err := m.hangUp(ctx)
-	if err == nil {
-		err = full(m.d.line.use(ctx, false, func(c conn) error { return c.Save(string(m.id), state) }))
-	}
-	if err == nil || !ours {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.d.conf.BootTimeout)
-	defer cancel()
-	if got, lerr := m.d.lookDomain(ctx, string(m.id)); lerr != nil || !active(got.state) {
-		return err
-	}
-	return errors.Join(err, newRun(m, spec, last).attach(ctx))
-}
-
-// hangUp ends the channel, which only the one who has it can, and gives the guest
-// the time to see it.
-func (m *machine) hangUp(ctx context.Context) error {
-	if r := m.d.own(m.id); r != nil {
-		r.leave()
-		if err := r.over(ctx); err != nil {
-			return err
-		}
-	}
-	lock, err := flock.Try(m.path(channelLock), os.O_RDWR|os.O_CREATE, syscall.LOCK_EX)
-	if errors.Is(err, flock.ErrLocked) {
-		return fmt.Errorf("%s has its only channel: %w", flock.ReadNote(m.path(channelLock)), errors.ErrUnsupported)
-	}
-	if err != nil {
-		return err
-	}
-	return errors.Join(sleep(ctx, quietTime), lock.Unlock())
 }
 
 // runKept restores the saved state. What the machine's description says in the

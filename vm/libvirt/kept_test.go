@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -85,15 +86,56 @@ func TestASaveThatFailsLeavesTheMachineAsItWas(t *testing.T) {
 	require.NoError(t, vm.ProveClean(t.Context(), m))
 	early, stop := context.WithCancel(t.Context())
 	defer stop()
-	ch := ready(t, m)
+	ch, before := ready(t, m), d.own(m.id)
 	go func() {
 		<-ch.Done()
 		stop()
 	}()
 	require.ErrorIs(t, m.Save(early, "p"), context.Canceled)
-	require.Eventually(t, func() bool { return d.own(m.id) != nil }, 30*time.Second, time.Millisecond, "nor is it left alone when nobody waits for it")
+	require.Eventually(t, func() bool { return d.own(m.id) != nil && d.own(m.id) != before }, 30*time.Second, time.Millisecond, "nor is it left alone when nobody waits for it")
 	require.NoError(t, vm.ProveClean(t.Context(), m))
 	require.NoError(t, m.Save(t.Context(), "p"))
+}
+
+func TestCloseBesideASaveThatFailsLeavesNothingRunning(t *testing.T) {
+	h, d := openFake(t, nil)
+	m := startFake(t, d, fakeSpec())
+	ready(t, m)
+	closed := make(chan error, 1)
+	h.hooks(func(op, _ string) error {
+		if op != "save" {
+			return nil
+		}
+		go func() { closed <- d.Close() }()
+		<-d.calls.Context().Done()
+		for range 100 { // Close has looked for what runs
+			runtime.Gosched()
+		}
+		return &callError{code: codeSystem, text: "No space left on device"}
+	}, nil)
+	require.ErrorIs(t, m.Save(t.Context(), "p"), vm.ErrClosed)
+	require.NoError(t, <-closed)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	assert.False(t, active(h.domains[string(m.id)].state))
+}
+
+func TestCloseBesideASaveThatIsGivenUpLeavesNothingRunning(t *testing.T) {
+	for range 10 {
+		h, d := openFake(t, nil)
+		m := startFake(t, d, fakeSpec())
+		ctx, stop := context.WithCancel(t.Context())
+		ch := ready(t, m)
+		go func() {
+			<-ch.Done()
+			stop()
+		}()
+		require.ErrorIs(t, m.Save(ctx, "p"), context.Canceled)
+		require.NoError(t, d.Close())
+		h.mu.Lock()
+		assert.False(t, active(h.domains[string(m.id)].state))
+		h.mu.Unlock()
+	}
 }
 
 func TestARevertThatFailsLeavesTheMachineOffAndCanBeMadeAgain(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bullpen-vm/bullpen/internal/flock"
 	"github.com/bullpen-vm/bullpen/vm"
+	"github.com/bullpen-vm/bullpen/vm/internal/calls"
 )
 
 // run is one run of a machine that this driver started or took over.
@@ -53,6 +54,38 @@ func (r *run) attach(ctx context.Context) error {
 	r.supervised = true
 	go r.supervise()
 	return nil
+}
+
+const driverClosed = "the driver was closed"
+
+// retake attaches to a machine that runs on. Close, which may have looked for runs
+// before this one was there, does to it what it does to all.
+func (r *run) retake(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(r.m.d.calls.Context(), func() { cancel(calls.ErrClosing) })()
+	err := r.attach(ctx)
+	if err == nil && r.m.d.calls.Closing() {
+		err = errors.Join(calls.ErrClosing, r.part())
+	}
+	return err
+}
+
+// part ends a machine that is not to survive its driver, and gives up others.
+func (r *run) part() error {
+	if r.spec.OnExit == vm.Survive {
+		r.leave()
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.m.d.conf.KillTimeout)
+	defer cancel()
+	r.killNow(ctx, driverClosed)
+	err := r.kill(ctx, driverClosed)
+	if err != nil {
+		r.leave()
+		err = r.m.d.fail(vm.OpClose, r.id, err)
+	}
+	return err
 }
 
 // leave gives the machine up without ending it.
