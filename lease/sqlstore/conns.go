@@ -55,16 +55,12 @@ func (s *session) run(ctx context.Context, text string) error {
 // discard closes the connection itself, not only this use of it: settings and
 // open transactions go with it.
 func (s *session) discard() {
-	s.closeStmts()
-	_ = s.Raw(func(any) error { return driver.ErrBadConn })
-	_ = s.Close() // already closed by the line above
-}
-
-func (s *session) closeStmts() {
 	for _, stmt := range s.stmts {
 		_ = stmt.Close() // the connection ends anyway
 	}
 	clear(s.stmts)
+	_ = s.Raw(func(any) error { return driver.ErrBadConn })
+	_ = s.Close() // already closed by the line above
 }
 
 // sessions are up to a number of connections that are opened when they are needed
@@ -131,16 +127,12 @@ func (c *sessions) with(ctx context.Context, f func(*session) error) error {
 	}
 }
 
-// close waits for those who use connections and closes all.
-func (c *sessions) close() error {
-	var errs []error
+// close waits for those who use connections and closes all: with their settings they
+// are nothing that others of the *sql.DB should get.
+func (c *sessions) close() {
 	for range cap(c.free) {
 		if s := <-c.free; s != nil {
-			s.closeStmts()
-			if err := s.Close(); err != nil && !errors.Is(err, sql.ErrConnDone) {
-				errs = append(errs, err)
-			}
+			s.discard()
 		}
 	}
-	return errors.Join(errs...)
 }

@@ -56,7 +56,7 @@
 // (enable_seqscan and enable_bitmapscan off) and once (plan_cache_mode), no jit,
 // standard_conforming_strings on.
 //
-// Sessions must be the Store's own: behind a pooler use session mode. After a
+// Sessions must be the Store's own, and end with it, or with a failure: behind a pooler use session mode. After a
 // fail-over to a replica that had not received all commits tokens can repeat: use
 // synchronous replication.
 package sqlstore

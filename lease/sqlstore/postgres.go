@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -36,7 +35,8 @@ func openPostgres(ctx context.Context, db *sql.DB, c Postgres, log *slog.Logger,
 	b := &postgres{config: c, log: log, closing: make(chan struct{})}
 	b.conns = newSessions(db, c.Connections, b.setup)
 	if err := b.conns.with(ctx, func(s *session) error { return b.prepare(ctx, s) }); err != nil {
-		return nil, errors.Join(fmt.Errorf("sqlstore: open: %w", err), b.conns.close())
+		b.conns.close()
+		return nil, fmt.Errorf("sqlstore: open: %w", err)
 	}
 	listening, stop := context.WithCancel(context.Background())
 	b.stop = stop
@@ -257,5 +257,6 @@ func (b *postgres) close() error {
 	close(b.closing)
 	b.stop()
 	b.wg.Wait()
-	return b.conns.close()
+	b.conns.close()
+	return nil
 }

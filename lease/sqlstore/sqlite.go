@@ -290,7 +290,7 @@ func (b *sqlite) close() error {
 	<-b.stopped
 	b.looking()
 	b.wg.Wait()
-	err := b.readers.close()
+	b.readers.close()
 	b.drop()
-	return errors.Join(err, b.gate.close())
+	return b.gate.close()
 }
