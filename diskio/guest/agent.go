@@ -202,7 +202,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.running, a.heard = true, time.Now()
 	a.mu.Unlock()
 	a.context, a.stop = context.WithCancelCause(ctx)
-	hearSignals()
 	var own sync.WaitGroup
 	own.Go(a.watchKeepalive)
 	if a.c.Reap {

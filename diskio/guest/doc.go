@@ -13,7 +13,7 @@
 //
 // Every step and every command runs in a process group of its own, which is
 // killed as a whole when the step ends, with what was left in the background.
-// It begins with the usual signals, also where the agent was started by nohup.
 // What leaves its group (setsid) is found by the step's environment at the end
-// of the job, and killed too.
+// of the job, and killed too. A program that may be started by nohup, or by a
+// script in the background, calls HearSignals first.
 package guest

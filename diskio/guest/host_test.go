@@ -17,7 +17,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	HearSignals()
+	goleak.VerifyTestMain(m)
+}
 
 // patience bounds waits that should never be long; it is no threshold.
 const patience = 30 * time.Second

@@ -22,11 +22,12 @@ type process struct {
 	ended chan struct{}
 }
 
-// hearSignals has steps begin with the signals that interrupt them, in an agent that
-// was started with those ignored (nohup, or in the background of a shell script): what
-// is ignored stays so in children, where shells cannot even trap it, but what is caught
-// does not. The agent itself goes on ignoring them.
-func hearSignals() {
+// HearSignals is for the main function of a program that is an agent: it has steps
+// begin with the signals that interrupt them also when the program was started with
+// those ignored (nohup, or in the background of a shell script). What is ignored stays
+// so in children, where shells cannot even trap it, and a job that is cancelled would
+// not hear; what is caught does not. The program itself goes on ignoring them.
+func HearSignals() {
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} { // Go catches the others anyway
 		if signal.Ignored(sig) {
 			signal.Notify(make(chan os.Signal, 1), sig)

@@ -92,6 +92,7 @@ func TestTimeoutsEndTheStepAndItsWholeGroup(t *testing.T) {
 func TestAStepHearsSignalsThatItsAgentIgnores(t *testing.T) {
 	t.Parallel()
 	signal.Ignore(syscall.SIGHUP) // as by nohup; no other test of this process minds
+	HearSignals()
 	h := start(t, nil)
 	h.welcome(wire.Welcome{})
 	res := h.run(1, commands("a", `trap "echo heard; exit 0" HUP; kill -HUP $$; echo deaf`))

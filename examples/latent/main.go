@@ -25,12 +25,14 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/bullpen-vm/bullpen/diskio/guest"
 	"github.com/bullpen-vm/bullpen/result"
 	"github.com/bullpen-vm/bullpen/vm/local"
 )
 
 func main() {
 	local.Main() // a process that was started as a machine's agent runs it here
+	guest.HearSignals()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
