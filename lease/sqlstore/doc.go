@@ -46,10 +46,11 @@
 // All is done by functions of the schema, but for claims and releases of keys that
 // were claimed before. Claim uses FOR UPDATE SKIP LOCKED: keys that were claimed once
 // keep a row for good, with token 0 while nobody holds them. A Store remembers which
-// ones (up to 65,536), and claims
-// and gives these back by one plain statement each; a list of keys that it is asked
-// for again and again gets a prepared statement of its own. When all of them are
-// held, or with Postgres.Channel, it is the functions again. Stores that know only
+// ones (up to 65,536), and claims and gives these back by one plain statement each. It
+// leaves out keys that it has claimed itself and renews, so a key that somebody else
+// released may be passed by for a third of its TTL while others are free; a list of
+// keys none of which it has gets a prepared statement of its own. When all of them
+// are held, or with Postgres.Channel, it is the functions again. Stores that know only
 // the functions, those of schema version 1, may be open beside others.
 //
 // The sessions have settings of their own: planning by the index

@@ -19,6 +19,7 @@ type script struct {
 	mu      sync.Mutex
 	answers []reply
 	log     []string
+	args    map[string][]driver.Value // of the last query of each text
 	opens   int
 	none    string // the statement that changes no row
 
@@ -86,6 +87,18 @@ func (s *script) asked(text string) (n int) {
 	return n
 }
 
+// last gives the arguments of the last query of a text.
+func (s *script) last(text string) []driver.Value {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for l, args := range s.args {
+		if strings.Contains(l, text) {
+			return args
+		}
+	}
+	return nil
+}
+
 func (s *script) db(t *testing.T) *sql.DB {
 	db := sql.OpenDB(s)
 	t.Cleanup(func() { db.Close() })
@@ -128,6 +141,12 @@ func (st scriptStmt) Exec(args []driver.Value) (driver.Result, error) {
 }
 func (st scriptStmt) Query(args []driver.Value) (driver.Rows, error) {
 	rows, err := st.c.s.find(st.text)
+	st.c.s.mu.Lock()
+	if st.c.s.args == nil {
+		st.c.s.args = make(map[string][]driver.Value)
+	}
+	st.c.s.args[st.text] = args
+	st.c.s.mu.Unlock()
 	if err == nil && st.c.s.tables && strings.Contains(st.text, "FROM bullpen_") && !strings.Contains(st.text, "count(") {
 		rows = st.c.look(st.text, args)
 	}

@@ -23,6 +23,7 @@ type postgres struct {
 	store   string
 	conns   *sessions
 	kept    kept
+	taken   taken
 	stop    context.CancelFunc
 	wg      sync.WaitGroup
 	closing chan struct{}
@@ -195,6 +196,7 @@ func (b *postgres) swapAll(ctx context.Context, swaps []lease.Swapping) ([]lease
 			}
 			if n < len(order) {
 				out[order[n]] = a.swapped(swaps[order[n]].Next)
+				b.taken.swapped(swaps[order[n]].Next, out[order[n]].Err)
 			}
 		}
 		if err := rows.Err(); err != nil {
@@ -223,6 +225,7 @@ func (b *postgres) swap(ctx context.Context, s *lease.Swapping) (out lease.Swapp
 			Scan(&a.done, &a.row.token, &a.row.renewals, &a.row.data, &a.row.sum)
 		if err == nil {
 			out = a.swapped(s.Next)
+			b.taken.swapped(s.Next, out.Err)
 		}
 		return err
 	})

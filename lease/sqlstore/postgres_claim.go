@@ -32,8 +32,7 @@ func claimText(list string, sorted bool) string {
 	WHERE l.token = 0 AND l.kept ORDER BY n.place` + claimTail
 }
 
-// What a free row holds beside its token is not looked at by anybody.
-const shortDelete = `UPDATE bullpen_lease SET token = 0 WHERE key = $1 AND token = $2 AND renewals = $3 AND kept`
+const shortDelete = `UPDATE bullpen_lease SET token = 0, data = '', sum = '' WHERE key = $1 AND token = $2 AND renewals = $3 AND kept`
 
 func (b *postgres) claim(ctx context.Context, keys []string, next lease.Record) (lease.Record, error) {
 	data, err := encode(&next)
@@ -46,7 +45,8 @@ func (b *postgres) claim(ctx context.Context, keys []string, next lease.Record) 
 	var token sql.NullInt64
 	if short {
 		if list := b.kept.all(keys); list != nil {
-			text, args, own := list.statement(data)
+			free := b.taken.choose(keys, b.config.StatementTimeout)
+			text, args, own := list.statement(data, free)
 			err = b.do(ctx, "claim", func(s *session) error {
 				stmt, err := s.preparedClaim(ctx, text, own)
 				if err != nil {
@@ -58,6 +58,7 @@ func (b *postgres) claim(ctx context.Context, keys []string, next lease.Record) 
 				}
 				return err
 			})
+			b.taken.settle(free, key.String, next.TTL)
 			if err != nil {
 				return lease.Record{}, err
 			}
@@ -68,6 +69,7 @@ func (b *postgres) claim(ctx context.Context, keys []string, next lease.Record) 
 		if key, token, err = b.claimLong(ctx, keys, data); err != nil {
 			return lease.Record{}, err
 		}
+		b.taken.settle(nil, key.String, next.TTL)
 		if short {
 			b.keep(ctx, keys)
 		}
@@ -92,6 +94,7 @@ func (b *postgres) claimLong(ctx context.Context, keys []string, data string) (k
 }
 
 func (b *postgres) remove(ctx context.Context, prev lease.Record) error {
+	defer b.taken.forget(prev.Key) // it is free, or not ours
 	if prev.Token > 0 && b.config.Channel == "" && b.kept.has(prev.Key) {
 		var n int64
 		err := b.do(ctx, "delete", func(s *session) error {

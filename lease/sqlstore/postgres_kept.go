@@ -46,8 +46,12 @@ const (
 	mostOwn    = 16 << 10 // bytes of the array
 )
 
-// statement gives what claims one of the list; own tells that it is the list's own.
-func (l *claimList) statement(data string) (text string, args []any, own bool) {
+// statement gives what claims one of the list, or, when that is a part of it, of
+// free; own tells that it is the list's own.
+func (l *claimList) statement(data string, free []string) (text string, args []any, own bool) {
+	if len(free) > 0 && len(free) < len(l.keys) {
+		return l.text, []any{data, " " + data, array(free)}, false
+	}
 	if len(l.array) <= mostOwn && l.uses.Load() >= usualAfter {
 		return l.own, []any{data, " " + data}, true
 	}
