@@ -96,10 +96,10 @@ func tasks(words *diskio.Image, broken bool) (all []runner.Task) {
 			Timeout: 5 * time.Second, // in the guest; the harness's own deadline follows it
 		}})
 	}
-	const work = "sort -r $BULLPEN_IN/words/words.txt | tee $BULLPEN_OUT/sorted | cmp - wanted.txt"
+	const work = `sort -r "$BULLPEN_IN/words/words.txt" | tee "$BULLPEN_OUT/sorted" | cmp - wanted.txt`
 	const die = `eval "$BULLPEN_CRASH"` // the machine ends at once, without a word
 	for i := range 7 {
-		add(fmt.Sprintf("sort-%d", i+1), work, "wc -l $BULLPEN_OUT/sorted")
+		add(fmt.Sprintf("sort-%d", i+1), work, `wc -l "$BULLPEN_OUT/sorted"`)
 	}
 	add("unlucky", work, "test $BULLPEN_ATTEMPT -gt 1 || "+die)
 	if broken {
