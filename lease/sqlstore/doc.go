@@ -16,14 +16,14 @@
 //
 // # SQLite
 //
-// WAL with synchronous=FULL is set and read back, so an acknowledged swap
-// survives the crash of process and machine. All writes go through one connection
-// and one goroutine, which puts what is queued into one transaction: 64 waiting
-// writers cost one fsync, not 64. Between processes a flock on the file
-// <database>-gate is held during each transaction. SQLite's own busy handler lets
-// processes starve; behind the gate, and the turnstile <database>-turn before it,
-// they take turns of a millisecond and one transaction. Who cannot get through within SQLite.GateWait is told by
-// ErrBusy which pid holds it.
+// WAL with synchronous=FULL is set and read back, so an acknowledged swap survives
+// the crash of process and machine. All writes go through one connection and one
+// goroutine, which puts what is queued into one transaction: 64 waiting writers cost
+// one fsync, not 64. Between processes a flock on the file <database>-gate is held
+// during each transaction. SQLite's own busy handler lets processes starve; behind
+// the gate, and the turnstile <database>-turn before it, they take turns of a
+// millisecond and one transaction. Who cannot get through within SQLite.GateWait is
+// told by ErrBusy which pid holds it.
 //
 // The gate file also says how many commits the database has seen. A database that
 // knows fewer was truncated, lost its -wal file, or is an older copy: it would
@@ -57,7 +57,7 @@
 // (enable_seqscan and enable_bitmapscan off) and once (plan_cache_mode), no jit,
 // standard_conforming_strings on.
 //
-// Sessions must be the Store's own, and end with it, or with a failure: behind a pooler use session mode. After a
-// fail-over to a replica that had not received all commits tokens can repeat: use
-// synchronous replication.
+// Sessions must be the Store's own, and end with it: behind a pooler use session
+// mode. After a fail-over to a replica that had not received all commits tokens can
+// repeat: use synchronous replication.
 package sqlstore

@@ -20,8 +20,8 @@ type taken struct {
 }
 
 // choose gives those of keys, in their order, that are not known to be taken, and
-// has the first of them taken until its claim is settled. It gives none when
-// nothing is gained.
+// has the first of them taken until its claim is settled. It gives none when all are:
+// somebody else may have ended one of them.
 func (t *taken) choose(keys []string, patience time.Duration) (free []string) {
 	now := time.Now()
 	t.mu.Lock()
