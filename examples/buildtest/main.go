@@ -195,6 +195,9 @@ func spoolerCommand(ctx context.Context, args []string, stdout, stderr io.Writer
 	if err != nil {
 		return broken(err)
 	}
+	// Whoever reads what is logged may be killed: the jobs are to be ended then, by
+	// one who lives.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if *attached {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithCancel(ctx)

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -598,6 +600,45 @@ func TestAQueueThatRunsAlreadyIsUsedAndLeftRunning(t *testing.T) {
 	assert.Contains(t, out.String(), "address already in use", "but not of one that lives")
 	require.NoError(t, again.Process.Signal(syscall.SIGTERM))
 	require.NoError(t, again.Wait(), words.String())
+}
+
+// Who had started it is killed as it logs.
+func TestAQueueWhoseReaderIsGoneGoesOn(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	folder, err := os.MkdirTemp("", "spool") // short, for a socket's path is
+	require.NoError(t, err)
+	defer os.RemoveAll(folder)
+	socket := filepath.Join(folder, "s")
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := exec.CommandContext(ctx, os.Args[0], "spooler", "-socket", socket, "-attached")
+	c.Env = append(os.Environ(), "BULLPEN_TEST_BUILDTEST=1")
+	stdin, err := c.StdinPipe()
+	require.NoError(t, err)
+	out, err := c.StdoutPipe()
+	require.NoError(t, err)
+	words, err := c.StderrPipe()
+	require.NoError(t, err)
+	require.NoError(t, c.Start())
+	_, err = bufio.NewReader(out).ReadString('\n')
+	require.NoError(t, err)
+	require.NoError(t, errors.Join(out.Close(), words.Close()))
+	q := spool.NewClient(socket)
+	defer q.Close()
+	for range 3 {
+		_, err = q.Submit(ctx, spool.Request{Argv: []string{"/bin/sh", "-c", "echo $$ > pid; exec sleep 1000"}, Dir: dir})
+		require.NoError(t, err, "each is logged")
+	}
+	var pid int
+	eventually(t, func() bool {
+		text, _ := os.ReadFile(filepath.Join(dir, "pid"))
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		return strings.HasSuffix(string(text), "\n")
+	}, "the job runs")
+	require.NoError(t, stdin.Close())
+	require.NoError(t, c.Wait())
+	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 func TestAProgramThatIsKilledTakesItsJobsWithIt(t *testing.T) {
