@@ -26,7 +26,8 @@ type process struct {
 // begin with the signals that interrupt them also when the program was started with
 // those ignored (nohup, or in the background of a shell script). What is ignored stays
 // so in children, where shells cannot even trap it, and a job that is cancelled would
-// not hear; what is caught does not. The program itself goes on ignoring them.
+// not hear; what is caught does not. The program itself goes on ignoring them, for as
+// long as it lives. It may be called again.
 func HearSignals() {
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGHUP} { // Go catches the others anyway
 		if signal.Ignored(sig) {

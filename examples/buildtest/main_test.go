@@ -602,6 +602,17 @@ func TestAQueueThatRunsAlreadyIsUsedAndLeftRunning(t *testing.T) {
 	require.NoError(t, again.Wait(), words.String())
 }
 
+// jobPID waits until a job has written its process id.
+func jobPID(t *testing.T, dir string) (pid int) {
+	t.Helper()
+	eventually(t, func() bool {
+		text, _ := os.ReadFile(filepath.Join(dir, "pid"))
+		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
+		return strings.HasSuffix(string(text), "\n")
+	}, "the job runs")
+	return pid
+}
+
 // Who had started it is killed as it logs.
 func TestAQueueWhoseReaderIsGoneGoesOn(t *testing.T) {
 	t.Parallel()
@@ -630,12 +641,7 @@ func TestAQueueWhoseReaderIsGoneGoesOn(t *testing.T) {
 		_, err = q.Submit(ctx, spool.Request{Argv: []string{"/bin/sh", "-c", "echo $$ > pid; exec sleep 1000"}, Dir: dir})
 		require.NoError(t, err, "each is logged")
 	}
-	var pid int
-	eventually(t, func() bool {
-		text, _ := os.ReadFile(filepath.Join(dir, "pid"))
-		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-		return strings.HasSuffix(string(text), "\n")
-	}, "the job runs")
+	pid := jobPID(t, dir)
 	require.NoError(t, stdin.Close())
 	require.NoError(t, c.Wait())
 	require.ErrorIs(t, syscall.Kill(pid, 0), syscall.ESRCH)
@@ -647,12 +653,7 @@ func TestAProgramThatIsKilledTakesItsJobsWithIt(t *testing.T) {
 	file(t, dir, "buildtest.yml", "executors: {batch: {q: {slots: 1}}}")
 	file(t, dir, "spec.yml", "buildspecs: {a: {executor: batch.q, run: 'echo $$ > "+dir+"/pid; exec sleep 1000'}}")
 	cmd, _ := program(t, dir, "spec.yml")
-	var pid int
-	eventually(t, func() bool {
-		text, _ := os.ReadFile(filepath.Join(dir, "pid"))
-		pid, _ = strconv.Atoi(strings.TrimSpace(string(text)))
-		return strings.HasSuffix(string(text), "\n")
-	}, "the job runs")
+	pid := jobPID(t, dir)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	eventually(t, func() bool {

@@ -8,9 +8,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/bullpen-vm/bullpen/internal/flock"
 )
 
-const tmp = ".tmp"
+const (
+	tmp       = ".tmp"
+	mostTries = 100
+)
 
 // create makes the file that is to be renamed. Its writer has a lock on it, which
 // ends with the writer, whatever happens to that; where files cannot be locked
@@ -20,7 +25,7 @@ func create(path string) (*os.File, error) {
 	if dir == "" {
 		dir = "."
 	}
-	for try := 0; ; try++ {
+	for try := 1; ; try++ {
 		f, err := os.CreateTemp(dir, "."+name+".*"+tmp)
 		if err != nil {
 			return nil, err
@@ -30,14 +35,19 @@ func create(path string) (*os.File, error) {
 			return f, nil
 		}
 		// A sweep came between making and locking.
-		if err := f.Close(); err != nil || try == 100 {
-			return nil, errors.Join(err, errors.New("others sweep all the time"))
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		if try == mostTries {
+			return nil, fmt.Errorf("a sweep took each of %d new files before it could be locked", mostTries)
 		}
 	}
 }
 
-// Sweep removes what writers of that path that were killed have left beside it.
-// Write does it for its own path.
+// Sweep removes what writers of that path that were killed have left beside it: the
+// files that nobody has a lock on. Write does it for its own path; Sweep is for paths
+// that nobody will write again. It may run beside writers and other sweeps. It goes on
+// after an error, and gives all of them; nothing to remove is none.
 func Sweep(path string) error {
 	dir, name := filepath.Split(path)
 	if dir == "" {
@@ -64,17 +74,15 @@ func Sweep(path string) error {
 }
 
 func sweep(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
-	if errors.Is(err, os.ErrNotExist) {
+	lock, err := flock.Try(path, os.O_RDWR|syscall.O_NONBLOCK, syscall.LOCK_EX)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, flock.ErrLocked) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err == nil {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return errors.Join(err, f.Close())
-		}
+	if err = os.Remove(path); errors.Is(err, os.ErrNotExist) {
+		err = nil // it has just got its name, or another sweep was faster
 	}
-	return f.Close()
+	return errors.Join(err, lock.Unlock())
 }

@@ -28,8 +28,9 @@ func (m *machine) saveTo(ctx context.Context, state string, spec specRecord, las
 	if over := before.over(ctx); over != nil {
 		return errors.Join(err, over)
 	}
-	if got, lerr := m.d.lookDomain(ctx, string(m.id)); lerr != nil || !active(got.state) {
-		return err
+	got, unseen := m.d.lookDomain(ctx, string(m.id))
+	if unseen != nil || !active(got.state) {
+		return errors.Join(err, unseen)
 	}
 	r := newRun(m, spec, last)
 	err = errors.Join(err, r.retake(ctx))
